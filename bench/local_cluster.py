@@ -1,0 +1,52 @@
+"""A cluster of three in a temporary directory, for the benchmarks."""
+import json, os, subprocess, tempfile, time, urllib.error, urllib.request
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CLIENT = os.path.join(ROOT, "target", "release", "client")
+
+
+class Cluster:
+    def __init__(self, size=3):
+        self.dir = tempfile.TemporaryDirectory(prefix="hexkv-bench-")
+        self.size = size
+        self.env = {**os.environ, "HEXKV_CLUSTER_DIR": os.path.join(self.dir.name, "cluster"), "BASE_HTTP_PORT": "0"}
+        for name in ("CI", "CLUSTER_SIZE", "EPMD_PORT"):
+            self.env.pop(name, None)
+        self.run("start", "--size", str(size))
+
+    def run(self, *words):
+        done = subprocess.run([CLIENT, "cluster", *words], env=self.env, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"client cluster {' '.join(words)}: {done.stderr}")
+        return done.stdout
+
+    def rows(self):
+        """One row a node: name, http, pid, role, state."""
+        return json.loads(self.run("status", "-o", "json"))
+
+    def resident_mib(self):
+        def of(pid):
+            with open(f"/proc/{pid}/status") as status:
+                return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmRSS"))
+        return [of(row["pid"]) for row in self.rows() if row["pid"]]
+
+    def start_node(self, index):
+        """Seconds until the node is ready again."""
+        began = time.monotonic()
+        self.run("start-node", str(index), "--size", str(self.size))
+        return time.monotonic() - began
+
+    def close(self):
+        self.run("clean")
+
+
+def put(url, key, timeout):
+    """The status of one put; None when there was no answer."""
+    request = urllib.request.Request(f"{url}/api/kv/{key}", data=b"x" * 256, method="PUT")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None

@@ -1,0 +1,347 @@
+//! JSON bodies of the HTTP API, shared by server and client.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+mod txn;
+
+pub use txn::{
+    Compare, CompareOp, CompareTarget, SortOrder, TXN_OPERATIONS_MAX, TxnAnswer, TxnDelete, TxnGet, TxnList, TxnOp,
+    TxnPut, TxnRange, TxnRequest, TxnResult,
+};
+
+/// Answer to a put.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutAnswer {
+    /// Revision of the change.
+    pub revision: u64,
+    /// Revision that created the key.
+    pub create_revision: u64,
+    /// Changes since creation.
+    pub version: u64,
+    /// The replaced record, when `prev=true` was asked for and there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prev: Option<Item>,
+}
+
+/// Answer to a delete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteAnswer {
+    /// Revision of the change, or the store's revision when there was nothing to delete.
+    pub revision: u64,
+    /// Keys removed.
+    pub deleted: u64,
+    /// The removed record, when `prev=true` was asked for and there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prev: Option<Item>,
+}
+
+/// One record in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// The key, when it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The key in base64, when it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_base64: Option<String>,
+    /// The value in base64; absent with `keys_only`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// Revision that created the key.
+    pub create_revision: u64,
+    /// Revision of the last change.
+    pub mod_revision: u64,
+    /// Changes since creation.
+    pub version: u64,
+    /// Lease, when attached to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<u64>,
+    /// Stored content type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+}
+
+/// Answer to a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListAnswer {
+    /// The records, in the order asked for.
+    pub items: Vec<Item>,
+    /// Items on this page; with `count_only`, keys in the range.
+    pub count: u64,
+    /// Cursor of the next page, null on the last.
+    pub next: Option<String>,
+    /// Revision that all pages show.
+    pub revision: u64,
+}
+
+/// Role of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Votes and holds the data.
+    Voter,
+    /// Catches up.
+    Learner,
+    /// Known, serves by forwarding, holds no data.
+    Standby,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Voter => "voter",
+            Self::Learner => "learner",
+            Self::Standby => "standby",
+        })
+    }
+}
+
+/// Whether a member answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberState {
+    /// It answers.
+    Up,
+    /// It does not.
+    Down,
+    /// Nobody who would know could be asked.
+    Unknown,
+}
+
+impl fmt::Display for MemberState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// One member in a status answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Full name.
+    pub name: String,
+    /// Node id, in hexadecimal.
+    pub id: String,
+    /// Role.
+    pub role: Role,
+    /// Whether it answers.
+    pub state: MemberState,
+    /// `host:port` for clients.
+    pub http: String,
+    /// `host:port` for nodes.
+    pub raft: String,
+    /// Version of its binary.
+    pub version: String,
+    /// Since it last answered the leader, in milliseconds.
+    pub last_contact_ms: Option<u64>,
+    /// Highest log index on its disk, as the leader knows it.
+    pub matched_index: Option<u64>,
+    /// Entries it lacks.
+    pub lag_entries: Option<u64>,
+}
+
+/// `GET /api/cluster/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The cluster's id, in hexadecimal; null before there is one.
+    pub cluster_id: Option<String>,
+    /// Full name of the answering node.
+    pub node: String,
+    /// Full name of the leader; null when there is none.
+    pub leader: Option<String>,
+    /// Raft term.
+    pub term: u64,
+    /// How many voters the cluster aims at.
+    pub replication_factor: u32,
+    /// Whether a majority of the voters is in touch with the leader.
+    pub quorum: bool,
+    /// All members, by name.
+    pub members: Vec<MemberStatus>,
+    /// Log index known to be committed.
+    pub commit_index: u64,
+    /// Log index applied by the answering node.
+    pub applied_index: u64,
+    /// Newest revision on the answering node.
+    pub revision: u64,
+}
+
+/// `GET /api/cluster/members`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembersAnswer {
+    /// All members, by name.
+    pub members: Vec<MemberStatus>,
+}
+
+/// `POST /api/cluster/join`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinRequest {
+    /// `name@host` or `name@host:raft-port` of any member of the cluster to join.
+    pub node: String,
+    /// Give up the data that the joining node has (it is kept aside on its disk).
+    #[serde(default)]
+    pub discard_local_data: bool,
+}
+
+/// `POST /api/cluster/transfer-leader`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransferLeaderRequest {
+    /// Full name of the voter that shall lead.
+    pub to: String,
+}
+
+/// `PUT /api/cluster/replication-factor`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicationFactorRequest {
+    /// How many voters the cluster shall aim at.
+    pub value: u32,
+}
+
+/// `GET /api/cluster/hash`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HashAnswer {
+    /// Log index up to which the state is applied.
+    pub applied_index: u64,
+    /// Revision of the state.
+    pub revision: u64,
+    /// 128 bits in hexadecimal; equal on all nodes at equal `applied_index`.
+    pub hash: String,
+}
+
+/// `GET /health` and `/health/ready`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthAnswer {
+    /// `ok`, `degraded` or `unavailable`.
+    pub status: String,
+    /// Why it is not `ok`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// `GET /api/health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeHealth {
+    /// Full name of the node.
+    pub node: String,
+    /// `ok` or `degraded`.
+    pub status: String,
+    /// RFC 3339, UTC.
+    pub timestamp: String,
+    /// Each service of the node and its state: `raft`, `storage`, `state`, `discovery`.
+    pub services: std::collections::BTreeMap<String, String>,
+}
+
+/// RFC 9457 problem details.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// A URI reference that names the kind of problem.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind, for people.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// This occurrence, and what to do next.
+    pub detail: String,
+    /// The kind, for programs.
+    pub code: Code,
+}
+
+/// Kinds of problems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Code {
+    /// 400: the request makes no sense.
+    InvalidArgument,
+    /// 404: no such key.
+    KeyNotFound,
+    /// 404: no such route, member or resource.
+    NotFound,
+    /// 405.
+    MethodNotAllowed,
+    /// 412: a condition did not hold; nothing was changed.
+    PreconditionFailed,
+    /// 410: the revision was compacted.
+    Compacted,
+    /// 413.
+    KeyTooLarge,
+    /// 413.
+    ValueTooLarge,
+    /// 409: another member has the name.
+    NameTaken,
+    /// 409: the joining node has data of its own.
+    HasData,
+    /// 409: the last member cannot leave.
+    LastMember,
+    /// 409: the nodes belong to different clusters, or are in this one already.
+    ClusterMismatch,
+    /// 409: the lock is held.
+    LockHeld,
+    /// 429: too much in flight; nothing was changed.
+    Overloaded,
+    /// 503: no leader is known or reachable; nothing was changed.
+    NoLeader,
+    /// 503: this node belongs to no cluster; nothing was changed.
+    NotInCluster,
+    /// 503: the state is older than asked for.
+    Stale,
+    /// 503: the node cannot do it now, for another reason; nothing was changed.
+    Unavailable,
+    /// 504: the change may or may not have happened.
+    OutcomeUnknown,
+    /// 500: a bug.
+    Internal,
+}
+
+impl Code {
+    /// The HTTP status of this kind of problem.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::InvalidArgument => 400,
+            Self::KeyNotFound | Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::NameTaken | Self::HasData | Self::LastMember | Self::ClusterMismatch | Self::LockHeld => 409,
+            Self::Compacted => 410,
+            Self::PreconditionFailed => 412,
+            Self::KeyTooLarge | Self::ValueTooLarge => 413,
+            Self::Overloaded => 429,
+            Self::Internal => 500,
+            Self::NoLeader | Self::NotInCluster | Self::Stale | Self::Unavailable => 503,
+            Self::OutcomeUnknown => 504,
+        }
+    }
+
+    /// The kind for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "Invalid argument",
+            Self::KeyNotFound => "Key not found",
+            Self::NotFound => "Not found",
+            Self::MethodNotAllowed => "Method not allowed",
+            Self::PreconditionFailed => "Precondition failed",
+            Self::Compacted => "Revision compacted",
+            Self::KeyTooLarge => "Key too large",
+            Self::ValueTooLarge => "Value too large",
+            Self::NameTaken => "Name taken",
+            Self::HasData => "Node has data",
+            Self::LastMember => "Last member",
+            Self::ClusterMismatch => "Cluster mismatch",
+            Self::LockHeld => "Lock held",
+            Self::Overloaded => "Overloaded",
+            Self::NoLeader => "No leader",
+            Self::NotInCluster => "Not in a cluster",
+            Self::Stale => "Stale",
+            Self::Unavailable => "Unavailable",
+            Self::OutcomeUnknown => "Outcome unknown",
+            Self::Internal => "Internal error",
+        }
+    }
+}

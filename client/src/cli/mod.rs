@@ -1,0 +1,111 @@
+//! Arguments, and who carries them out.
+
+mod bench;
+mod cluster;
+mod failure;
+mod kv;
+mod local_cluster;
+mod output;
+mod txn;
+
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use hexkv_client::{Client, Endpoint, Options};
+
+pub use failure::Failure;
+use output::Output;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  refused: key not found, condition not met, name taken, ...; nothing was changed
+  2  the command line makes no sense; nothing was sent
+  3  unavailable: no node could do it in time; nothing was changed, try again
+  4  outcome unknown: a change was sent and no answer settles whether it happened
+
+Examples:
+  client cluster start --size 3
+  client put greeting hello
+  client get greeting
+  client --endpoints 127.0.0.1:4000,127.0.0.1:4010 status";
+
+/// How long an ordinary command may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often the command line sends a request: a person waits for the answer.
+const ATTEMPTS_MAX: u32 = 5;
+
+/// Reads and writes a hexkv cluster, manages its members, and runs clusters on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "client", version, after_help = AFTER_HELP)]
+pub struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every command understands.
+#[derive(Debug, clap::Args)]
+pub struct Global {
+    /// Nodes to talk to, any of the cluster, comma-separated
+    #[arg(
+        long,
+        global = true,
+        env = "HEXKV_ENDPOINTS",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:4000",
+        value_name = "HOST:PORT"
+    )]
+    endpoints: Vec<Endpoint>,
+    /// For people or for programs
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Give up after this, like 500ms or 10s [default: 10s; more for commands that wait for nodes]
+    #[arg(long, global = true, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    timeout: Option<Duration>,
+}
+
+impl Global {
+    /// A client of the given endpoints whose calls last `default` at most, unless `--timeout` says otherwise.
+    fn client(&self, default: Duration) -> Result<Client, Failure> {
+        self.client_of(self.endpoints.clone(), default)
+    }
+
+    /// The same, of other endpoints.
+    fn client_of(&self, endpoints: Vec<Endpoint>, default: Duration) -> Result<Client, Failure> {
+        let timeout = self.timeout.unwrap_or(default);
+        let options = Options { timeout, attempts_max: ATTEMPTS_MAX, ..Options::default() };
+        Ok(Client::with_endpoints(endpoints, options)?)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    #[command(flatten)]
+    Kv(kv::Verb),
+    /// Does several operations at one revision, or none
+    Txn(txn::Arguments),
+    #[command(flatten)]
+    Members(cluster::Verb),
+    /// Measures throughput and latency: keep-alive connections, each sends its next request when the last is answered
+    Bench(bench::Arguments),
+    /// Runs a cluster of several nodes on this machine
+    Cluster(local_cluster::Arguments),
+}
+
+/// Carries out the command.
+///
+/// # Errors
+/// [`Failure`], which knows its exit code.
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { global, verb } = arguments;
+    match verb {
+        Verb::Kv(verb) => kv::run(&global, verb).await,
+        Verb::Txn(arguments) => txn::run(&global, arguments).await,
+        Verb::Members(verb) => cluster::run(&global, verb).await,
+        Verb::Bench(arguments) => bench::run(&global, arguments).await,
+        Verb::Cluster(arguments) => local_cluster::run(&global, arguments).await,
+    }
+}

@@ -1,0 +1,60 @@
+//! txn.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use hexkv_client::api::{TxnRequest, TxnResult};
+
+use super::output::{self, Output};
+use super::{Failure, Global, TIMEOUT};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+    echo '{\"compare\":[{\"key\":\"a\",\"target\":\"version\",\"op\":\"=\",\"value\":0}],\n         \
+    \"success\":[{\"op\":\"put\",\"key\":\"a\",\"text\":\"1\"},{\"op\":\"delete\",\"key\":\"b\"}]}' | client txn\n\n\
+    Comparisons that do not hold are no failure: the answer says \"succeeded\": false.")]
+pub struct Arguments {
+    /// JSON as `POST /api/txn` takes it; `-` reads it from stdin
+    #[arg(default_value = "-", value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// Carries out a transaction.
+pub async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
+    let (name, body) = if arguments.file.as_os_str() == "-" {
+        let mut body = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut body).map_err(Failure::local("cannot read stdin"))?;
+        ("stdin".to_owned(), body)
+    } else {
+        let name = arguments.file.display().to_string();
+        let body = std::fs::read(&arguments.file).map_err(Failure::local(format!("cannot read {name}")))?;
+        (name, body)
+    };
+    let txn: TxnRequest = serde_json::from_slice(&body)
+        .map_err(|error| Failure::Usage(format!("{name} holds no transaction: {error}; nothing was sent")))?;
+    let answer = global.client(TIMEOUT)?.txn(&txn).await?;
+    match global.output {
+        Output::Json => output::json(&answer),
+        Output::Table => {
+            let branch = if answer.succeeded { "success" } else { "failure" };
+            output::line(&format!("{branch}, revision {}", answer.revision))?;
+            answer.results.iter().enumerate().try_for_each(|(at, result)| output::line(&described(branch, at, result)))
+        }
+    }
+}
+
+fn described(branch: &str, at: usize, result: &TxnResult) -> String {
+    let what = match result {
+        TxnResult::Put(put) => format!("put, version {}", put.version),
+        TxnResult::List(list) => format!("{} listed", list.count),
+        TxnResult::Delete(delete) => format!("deleted {}", delete.deleted),
+        TxnResult::Get(None) => "no such key".to_owned(),
+        TxnResult::Get(Some(item)) => match item.value_bytes() {
+            Ok(Some(value)) => format!("revision {}, {}", item.mod_revision, output::preview(&value)),
+            Ok(None) => format!("revision {}", item.mod_revision),
+            Err(error) => format!("revision {}, {error}", item.mod_revision),
+        },
+    };
+    format!("{branch}[{at}]: {what}")
+}

@@ -1,0 +1,295 @@
+//! The client: which endpoint is asked, what is retried, until when.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::Full;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use crate::api::{Code, Problem};
+use crate::endpoint::{Pool, backoff};
+use crate::transport::{Reply, SendError, Transport};
+use crate::{Endpoint, Error};
+
+/// Bounds of a client's calls.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// A call ends after this, retries included.
+    pub timeout: Duration,
+    /// An attempt to connect ends after this.
+    pub connect_timeout: Duration,
+    /// A read that is not answered after this is sent to another endpoint, when there is one.
+    pub read_attempt_timeout: Duration,
+    /// A request is sent this often at most; 1 switches retries off.
+    pub attempts_max: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(1),
+            read_attempt_timeout: Duration::from_secs(3),
+            attempts_max: 10,
+        }
+    }
+}
+
+/// A client of one cluster. Clones share connections and what is known about the endpoints.
+///
+/// Invariants: a change is sent again only when it is known that it did not happen (the connection was refused, or a
+/// node answered 429 or 503); a read is sent again after any failure that another attempt may cure; no call lasts
+/// longer than [`Options::timeout`] or sends more than [`Options::attempts_max`] requests.
+#[derive(Debug, Clone)]
+pub struct Client(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    pool: Pool,
+    transport: Transport,
+    options: Options,
+}
+
+/// Header of an answer to a read: the store's revision at which it was served.
+pub(crate) const STORE_REVISION: &str = "x-hexkv-revision";
+
+/// What repeating a request does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Nothing is changed.
+    Read,
+    /// It may be done twice.
+    Change,
+}
+
+/// A request, apart from whom it goes to.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub method: Method,
+    pub target: String,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub body: Bytes,
+    pub effect: Effect,
+}
+
+impl Call {
+    /// A request that changes nothing.
+    pub fn read(target: String) -> Self {
+        Self { method: Method::GET, target, headers: Vec::new(), body: Bytes::new(), effect: Effect::Read }
+    }
+
+    /// A request that changes something.
+    pub fn change(method: Method, target: String, body: Bytes) -> Self {
+        Self { method, target, headers: Vec::new(), body, effect: Effect::Change }
+    }
+
+    /// Adds a header.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when `value` cannot stand in a header.
+    pub fn header(&mut self, name: HeaderName, value: &str) -> Result<(), Error> {
+        let value = HeaderValue::from_str(value)
+            .map_err(|_| Error::Invalid(format!("{value:?} cannot stand in the header {name}")))?;
+        self.headers.push((name, value));
+        Ok(())
+    }
+
+    fn request(&self, endpoint: &Endpoint) -> Result<Request<Full<Bytes>>, Error> {
+        let mut builder = Request::builder().method(&self.method).uri(format!("{endpoint}{}", self.target));
+        for (name, value) in &self.headers {
+            builder = builder.header(name, value);
+        }
+        builder.body(Full::new(self.body.clone())).map_err(|error| Error::Invalid(format!("{}: {error}", self.target)))
+    }
+}
+
+/// Why an attempt failed, and what may be done about it.
+enum Failed {
+    /// Settled, or too dangerous to repeat.
+    Final(Error),
+    /// Another endpoint may do better at once; this one rests, for as long as it asked.
+    Elsewhere { error: Error, rest: Option<Duration> },
+    /// The cluster is overloaded: asking another node at once would not help it.
+    Everywhere { error: Error, rest: Option<Duration> },
+}
+
+impl Client {
+    /// A client of the cluster that has these endpoints (`http://127.0.0.1:4000` or `127.0.0.1:4000`). Any node
+    /// serves any request, so one is enough; more keep the client going when one is down. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there is no endpoint, or one that cannot be read.
+    pub fn new<E>(endpoints: E, options: Options) -> Result<Self, Error>
+    where
+        E: IntoIterator,
+        E::Item: AsRef<str>,
+    {
+        let endpoints: Result<Vec<Endpoint>, Error> =
+            endpoints.into_iter().map(|endpoint| endpoint.as_ref().trim().parse()).collect();
+        Self::with_endpoints(endpoints?, options)
+    }
+
+    /// The same, of endpoints that are parsed already.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there is no endpoint, or when no attempt is allowed.
+    pub fn with_endpoints(endpoints: Vec<Endpoint>, options: Options) -> Result<Self, Error> {
+        if endpoints.is_empty() {
+            return Err(Error::Invalid("no endpoint given; for example http://127.0.0.1:4000".to_owned()));
+        }
+        if options.attempts_max == 0 {
+            return Err(Error::Invalid("attempts_max is 0: nothing would ever be sent".to_owned()));
+        }
+        let transport = Transport::new(options.connect_timeout);
+        Ok(Self(Arc::new(Inner { pool: Pool::new(endpoints), transport, options })))
+    }
+
+    /// The endpoints, in the order given.
+    pub fn endpoints(&self) -> impl ExactSizeIterator<Item = &Endpoint> {
+        self.0.pool.endpoints()
+    }
+
+    /// The bounds of its calls.
+    pub fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    /// Runs `call` until it is answered, or until another attempt is unsafe, useless or too late.
+    pub(crate) async fn call(&self, call: &Call) -> Result<Reply, Error> {
+        let Inner { pool, options, .. } = &*self.0;
+        let deadline = Instant::now() + options.timeout;
+        let mut pause = Duration::ZERO;
+        let mut attempt = 0;
+        let mut before: Option<Error> = None;
+        loop {
+            let pick = pool.pick();
+            if let Some(error) = before.take() {
+                let wait = pause.max(pick.rest);
+                if attempt == options.attempts_max || Instant::now() + wait >= deadline {
+                    return Err(error);
+                }
+                tracing::debug!(%error, attempt, wait_ms = wait.as_millis(), "trying again");
+                tokio::time::sleep(wait).await;
+            }
+            attempt += 1;
+            match self.attempt(call, pick.index, deadline).await {
+                Ok(reply) => {
+                    pool.answered(pick.index);
+                    return Ok(reply);
+                }
+                Err(Failed::Final(error)) => return Err(error),
+                Err(Failed::Elsewhere { error, rest }) => {
+                    pool.failed(pick.index, rest);
+                    (before, pause) = (Some(error), Duration::ZERO);
+                }
+                Err(Failed::Everywhere { error, rest }) => {
+                    pool.failed(pick.index, rest);
+                    (before, pause) = (Some(error), rest.unwrap_or_else(|| backoff(attempt)));
+                }
+            }
+        }
+    }
+
+    async fn attempt(&self, call: &Call, index: usize, deadline: Instant) -> Result<Reply, Failed> {
+        let Inner { pool, transport, options } = &*self.0;
+        let endpoint = pool.get(index);
+        let request = call.request(endpoint).map_err(Failed::Final)?;
+        let until = match call.effect {
+            Effect::Read => deadline.min(Instant::now() + options.read_attempt_timeout),
+            Effect::Change => deadline,
+        };
+        match (transport.send(request, until).await, call.effect) {
+            (Ok(reply), effect) => judge(reply, endpoint, effect),
+            (Err(SendError::NotSent(why)), _) | (Err(SendError::MaybeSent(why)), Effect::Read) => {
+                let error = Error::Unavailable { detail: format!("{endpoint} does not answer: {why}"), code: None };
+                Err(Failed::Elsewhere { error, rest: None })
+            }
+            (Err(SendError::MaybeSent(why)), Effect::Change) => {
+                pool.failed(index, None);
+                let detail = format!("{endpoint} was sent the change and gave no answer: {why}");
+                Err(Failed::Final(Error::Indeterminate { detail }))
+            }
+        }
+    }
+}
+
+/// Sorts an answer by what it says about the request.
+fn judge(reply: Reply, endpoint: &Endpoint, effect: Effect) -> Result<Reply, Failed> {
+    let status = reply.status;
+    if status.is_success() || status == StatusCode::NOT_MODIFIED {
+        return Ok(reply);
+    }
+    let rest = reply.retry_after();
+    let problem = problem(&reply);
+    let unavailable = || Error::Unavailable {
+        detail: format!("{endpoint} refused: {}: {}", problem.title, problem.detail),
+        code: Some(problem.code),
+    };
+    let indeterminate = || Error::Indeterminate {
+        detail: format!("{endpoint} does not know what became of the change: {}: {}", problem.title, problem.detail),
+    };
+    Err(match (status, effect) {
+        (StatusCode::TOO_MANY_REQUESTS, _) => Failed::Everywhere { error: unavailable(), rest },
+        (StatusCode::SERVICE_UNAVAILABLE, _) => Failed::Elsewhere { error: unavailable(), rest },
+        (StatusCode::GATEWAY_TIMEOUT, Effect::Read) => Failed::Elsewhere { error: unavailable(), rest },
+        (status, Effect::Change) if status.is_server_error() => Failed::Final(indeterminate()),
+        _ => {
+            let current_revision = reply.number(header::ETAG.as_str());
+            let store_revision = reply.number(STORE_REVISION);
+            Failed::Final(Error::Rejected {
+                code: problem.code,
+                problem: Box::new(problem),
+                current_revision,
+                store_revision,
+            })
+        }
+    })
+}
+
+/// The answer's problem details; made up from the status when there are none that this version understands.
+fn problem(reply: &Reply) -> Problem {
+    serde_json::from_slice(&reply.body).unwrap_or_else(|_| {
+        let code = code_of(reply.status);
+        let said: Option<serde_json::Value> = serde_json::from_slice(&reply.body).ok();
+        // A health answer gives a reason where problem details give a detail.
+        let words = said.as_ref().and_then(|said| said.get("detail").or_else(|| said.get("reason"))?.as_str());
+        let detail = words.map(str::to_owned);
+        Problem {
+            kind: "about:blank".to_owned(),
+            title: code.title().to_owned(),
+            status: reply.status.as_u16(),
+            detail: detail.unwrap_or_else(|| format!("the answer was {}", reply.status)),
+            code,
+        }
+    })
+}
+
+/// The kind of problem that a bare status stands for.
+fn code_of(status: StatusCode) -> Code {
+    match status.as_u16() {
+        404 => Code::NotFound,
+        405 => Code::MethodNotAllowed,
+        410 => Code::Compacted,
+        412 => Code::PreconditionFailed,
+        413 => Code::ValueTooLarge,
+        429 => Code::Overloaded,
+        503 => Code::Unavailable,
+        504 => Code::OutcomeUnknown,
+        400..=499 => Code::InvalidArgument,
+        _ => Code::Internal,
+    }
+}
+
+/// Reads the JSON body of a successful answer. An unreadable one leaves a change in the dark.
+pub(crate) fn decode<T: DeserializeOwned>(reply: &Reply, effect: Effect) -> Result<T, Error> {
+    serde_json::from_slice(&reply.body).map_err(|error| {
+        let detail = format!("the answer ({}) is not what a hexkv node of this version says: {error}", reply.status);
+        match effect {
+            Effect::Read => Error::Unexpected(detail),
+            Effect::Change => Error::Indeterminate { detail },
+        }
+    })
+}

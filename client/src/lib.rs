@@ -1,0 +1,43 @@
+//! Client library of hexkv.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`api`] | JSON bodies of the HTTP API, shared with the server |
+//! | [`client`] | [`Client`]: which endpoint is asked, what is retried, until when |
+//! | [`kv`] | keys and values: get, put, delete, list |
+//! | [`txn`] | transactions: several operations at one revision |
+//! | [`cluster`] | members, leadership, health |
+//! | [`endpoint`] | addresses of nodes, and which of them are worth asking |
+//! | [`local`] | a cluster on this machine: names and ports by index, waiting for each other |
+//! | [`port_holder`] | which process holds a port |
+//! | [`encoding`] | keys in paths and query strings |
+//! | [`error`] | what a failed call says about the store |
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), hexkv_client::Error> {
+//! use hexkv_client::kv::{PutOptions, ReadOptions};
+//! use hexkv_client::{Client, Options};
+//!
+//! let client = Client::new(["127.0.0.1:4000", "127.0.0.1:4010"], Options::default())?;
+//! client.put("greeting", "hello", &PutOptions::default()).await?;
+//! let record = client.get("greeting", &ReadOptions::default()).await?;
+//! assert_eq!(record.map(|record| record.value), Some("hello".into()));
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod api;
+pub mod client;
+pub mod cluster;
+pub mod encoding;
+pub mod endpoint;
+pub mod error;
+pub mod kv;
+pub mod local;
+pub mod port_holder;
+mod transport;
+pub mod txn;
+
+pub use client::{Client, Options};
+pub use endpoint::Endpoint;
+pub use error::Error;

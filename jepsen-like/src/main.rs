@@ -1,0 +1,7 @@
+//! The `jepsen-like` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    jepsen_like::cli::main()
+}

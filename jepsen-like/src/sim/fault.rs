@@ -1,0 +1,118 @@
+//! The kinds of faults of the simulation.
+
+use std::{fmt, str::FromStr};
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// Groups of nodes do not hear each other: one alone, halves, a bridge, a ring, the leader alone.
+    Partition,
+    /// Some nodes do not hear some others, which do hear them.
+    OneWay,
+    /// Messages are lost at random, and with them what is in flight on the same link.
+    Loss,
+    /// Some links are slow.
+    Delay,
+    /// Power cut of one node, some, or all: what was not synced is lost or torn.
+    PowerCut,
+    /// The process dies; what it wrote is in the page cache.
+    Kill,
+    /// A graceful stop and a start.
+    Restart,
+    /// The disk is full for a while.
+    DiskFull,
+    /// A write or sync fails.
+    DiskError,
+    /// The wall clock jumps and drifts.
+    Clock,
+    /// A node leaves and joins again, or the replication factor changes.
+    Membership,
+    /// Leadership is handed over.
+    Transfer,
+    /// A snapshot is built now, and the log purged.
+    Snapshot,
+    /// A node loses its disk and comes back empty. At most one at a time: more is loss of data by right.
+    Wipe,
+}
+
+impl Fault {
+    /// Every kind.
+    pub const ALL: [Self; 14] = [
+        Self::Partition,
+        Self::OneWay,
+        Self::Loss,
+        Self::Delay,
+        Self::PowerCut,
+        Self::Kill,
+        Self::Restart,
+        Self::DiskFull,
+        Self::DiskError,
+        Self::Clock,
+        Self::Membership,
+        Self::Transfer,
+        Self::Snapshot,
+        Self::Wipe,
+    ];
+
+    /// Its name on the command line and in histories.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Partition => "partition",
+            Self::OneWay => "one-way",
+            Self::Loss => "loss",
+            Self::Delay => "delay",
+            Self::PowerCut => "power-cut",
+            Self::Kill => "kill",
+            Self::Restart => "restart",
+            Self::DiskFull => "disk-full",
+            Self::DiskError => "disk-error",
+            Self::Clock => "clock",
+            Self::Membership => "membership",
+            Self::Transfer => "hand-over",
+            Self::Snapshot => "snapshot",
+            Self::Wipe => "wipe",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names: Vec<&str> = Self::ALL.iter().map(|f| f.name()).collect();
+        let found = Self::ALL.into_iter().find(|f| f.name() == text);
+        found.ok_or_else(|| format!("{text:?} is no fault; these are: {}", names.join(", ")))
+    }
+}
+
+/// One fault, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Strike {
+    /// Its kind.
+    pub fault: Fault,
+    /// When, in milliseconds after the clients began.
+    pub at_ms: u64,
+    /// How long, for those that last, in milliseconds.
+    pub length_ms: u64,
+    /// Decides the rest: whom, how.
+    pub seed: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for fault in Fault::ALL {
+            assert_eq!(fault.name().parse(), Ok(fault));
+        }
+        assert!("flood".parse::<Fault>().unwrap_err().contains("partition"));
+    }
+}

@@ -1,0 +1,290 @@
+//! Clients: one operation at a time each, on a random node, all of it in the history.
+
+use std::collections::BTreeMap;
+
+use hexkv_server::node::Position;
+use rand::{RngExt, rngs::StdRng};
+use serde_json::{Value, json};
+
+use super::{
+    bank,
+    cluster::Cluster,
+    plan::{Plan, stream},
+    request::{Answer, Request},
+};
+use crate::history::{Event, Kind, Mode, Nemesis, Process};
+
+/// A client that finds no node waits so long, in milliseconds.
+const NO_NODE_RETRY_MS: u64 = 20;
+
+/// An operation under way.
+#[derive(Debug, Clone)]
+struct Open {
+    client: usize,
+    node: usize,
+    event: Event,
+}
+
+#[derive(Debug, Clone)]
+struct Client {
+    process: u64,
+    busy: bool,
+    next_at_ms: u64,
+}
+
+/// The clients, and what they did and saw.
+///
+/// Invariants: a client has at most one operation under way; one whose operation ended unknown goes on as another
+/// process; every value is written at most once.
+pub struct Workload {
+    rng: StdRng,
+    clients: Vec<Client>,
+    open: BTreeMap<u64, Open>,
+    next_number: u64,
+    next_process: u64,
+    next_value: u64,
+    operations_left: usize,
+    registers: u64,
+    bank: bool,
+    think_ms_max: u64,
+    /// The content that a client last saw in a register: what a compare-and-set has a chance with.
+    last_seen: BTreeMap<String, Option<u64>>,
+    history: Vec<Event>,
+}
+
+impl Workload {
+    /// The clients of `plan`.
+    pub fn new(plan: &Plan) -> Self {
+        let clients = (0..plan.clients as u64).map(|process| Client { process, busy: false, next_at_ms: 0 }).collect();
+        Self {
+            rng: stream(plan.seed, "workload"),
+            clients,
+            open: BTreeMap::new(),
+            next_number: 0,
+            next_process: plan.clients as u64,
+            next_value: 1,
+            operations_left: plan.operations,
+            registers: plan.registers,
+            bank: plan.bank,
+            think_ms_max: plan.think_ms_max,
+            last_seen: BTreeMap::new(),
+            history: Vec::new(),
+        }
+    }
+
+    /// Lets idle clients whose pause is over begin their next operation.
+    pub fn begin(&mut self, cluster: &mut Cluster) {
+        let now_ms = cluster.now_ms();
+        for client in 0..self.clients.len() {
+            if self.operations_left == 0 {
+                return;
+            }
+            if self.clients[client].busy || self.clients[client].next_at_ms > now_ms {
+                continue;
+            }
+            let members = cluster.members();
+            if members.is_empty() {
+                self.clients[client].next_at_ms = now_ms + NO_NODE_RETRY_MS;
+                continue;
+            }
+            let node = members[self.rng.random_range(0..members.len())];
+            self.operations_left -= 1;
+            let request = self.draw();
+            self.submit(cluster, client, node, request);
+        }
+    }
+
+    /// A linearizable read of each register through each node.
+    pub fn begin_final_reads(&mut self, cluster: &mut Cluster) {
+        for node in 0..cluster.hosts.len() {
+            for register in 0..self.registers {
+                let process = self.next_process;
+                self.next_process += 1;
+                self.clients.push(Client { process, busy: false, next_at_ms: 0 });
+                let request = Request::Read { key: name(register), mode: Mode::Linearizable };
+                self.submit(cluster, self.clients.len() - 1, node, request);
+            }
+            if self.bank {
+                let process = self.next_process;
+                self.next_process += 1;
+                self.clients.push(Client { process, busy: false, next_at_ms: 0 });
+                self.submit(cluster, self.clients.len() - 1, node, Request::Balances { mode: Mode::Linearizable });
+            }
+            self.note_hash(cluster, node);
+        }
+    }
+
+    /// Whether no operation is under way.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Whether every client has done all that it will do.
+    pub fn is_done(&self) -> bool {
+        self.operations_left == 0 && self.is_idle()
+    }
+
+    /// Takes in the answer to operation `number`, if it is one of a client.
+    pub fn complete(&mut self, cluster: &mut Cluster, number: u64, answer: Answer) {
+        let Some(open) = self.open.remove(&number) else { return };
+        if answer.kind == Kind::Ok
+            && let Some(key) = &open.event.key
+        {
+            let content = match open.event.f.as_str() {
+                "read" => answer.value.as_ref().and_then(Value::as_u64),
+                "write" => open.event.value.as_u64(),
+                _ => open.event.value[1].as_u64(),
+            };
+            self.last_seen.insert(key.clone(), content);
+        }
+        let now_ms = cluster.now_ms();
+        let pause_ms = self.rng.random_range(0..=self.think_ms_max);
+        let client = &mut self.clients[open.client];
+        client.busy = false;
+        client.next_at_ms = now_ms + pause_ms;
+        if answer.kind == Kind::Info {
+            client.process = self.next_process;
+            self.next_process += 1;
+        }
+        let value = answer.value.unwrap_or_else(|| open.event.value.clone());
+        let event = Event { kind: answer.kind, value, revision: answer.revision, error: answer.error, ..open.event };
+        self.record(cluster, event);
+    }
+
+    /// Node `index` is gone, and with it the answers to what it was asked.
+    pub fn node_lost(&mut self, cluster: &mut Cluster, index: usize) {
+        let lost: Vec<u64> = self.open.iter().filter(|(_, o)| o.node == index).map(|(n, _)| *n).collect();
+        for number in lost {
+            // Reads change nothing; of the rest nobody knows.
+            let read = self.open[&number].event.f == "read";
+            let answer = if read { Answer::failed } else { Answer::unknown };
+            self.complete(cluster, number, answer("the node went down"));
+        }
+    }
+
+    /// What the state of `node` is now, where it holds one.
+    fn note_hash(&mut self, cluster: &mut Cluster, node: usize) {
+        let holds = cluster.hosts[node].node().is_some_and(|n| n.position() == Position::Holder);
+        let Some(core) = cluster.core(node).filter(|_| holds) else { return };
+        let hash = core.state.hash();
+        let process = Process::Client(self.next_process);
+        self.next_process += 1;
+        let host = Some(Plan::host(node));
+        let invoke = Event { process, node: host, ..event(Kind::Invoke, "hash", Value::Null) };
+        let value = json!({
+            "applied_index": hash.applied_index,
+            "revision": hash.revision,
+            "hash": format!("{:032x}", hash.hash),
+        });
+        let ok = Event { kind: Kind::Ok, value, ..invoke.clone() };
+        self.record(cluster, invoke);
+        self.record(cluster, ok);
+    }
+
+    /// Notes what the nemesis does.
+    pub fn note_fault(&mut self, cluster: &mut Cluster, fault: &str, what: Value) {
+        self.record(cluster, event(Kind::Info, fault, what));
+    }
+
+    /// What clients did and saw.
+    pub fn history(&self) -> &[Event] {
+        &self.history
+    }
+
+    /// A number for a request that is no client's.
+    pub fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn draw(&mut self) -> Request {
+        if self.bank && self.rng.random_bool(0.3) {
+            return self.draw_of_bank();
+        }
+        let key = name(self.rng.random_range(0..self.registers));
+        match self.rng.random_range(0..10) {
+            0..3 => Request::Read { key, mode: Mode::Linearizable },
+            3 => Request::Read { key, mode: Mode::Stale },
+            4..7 => Request::Write { key, value: self.fresh_value() },
+            _ => {
+                let old = self.last_seen.get(&key).copied().flatten();
+                Request::Cas { key, old, new: self.fresh_value() }
+            }
+        }
+    }
+
+    fn draw_of_bank(&mut self) -> Request {
+        match self.rng.random_range(0..4) {
+            0 => Request::Balances { mode: Mode::Linearizable },
+            1 => Request::Balances { mode: Mode::Stale },
+            _ => {
+                let from = self.rng.random_range(0..bank::ACCOUNTS);
+                let to = (from + self.rng.random_range(1..bank::ACCOUNTS)) % bank::ACCOUNTS;
+                Request::Transfer { from, to, amount: self.rng.random_range(1..30) }
+            }
+        }
+    }
+
+    fn fresh_value(&mut self) -> u64 {
+        let value = self.next_value;
+        self.next_value += 1;
+        value
+    }
+
+    fn submit(&mut self, cluster: &mut Cluster, client: usize, node: usize, request: Request) {
+        let number = self.number();
+        let (f, key, value, mode) = match &request {
+            Request::Read { key, mode } => ("read", Some(key.clone()), Value::Null, Some(*mode)),
+            Request::Write { key, value } => ("write", Some(key.clone()), json!(value), None),
+            Request::Cas { key, old, new } => ("cas", Some(key.clone()), json!([old, new]), None),
+            Request::Balances { mode } => ("read", None, Value::Null, Some(*mode)),
+            Request::Transfer { from, to, amount } => {
+                let value = json!({ "from": bank::key(*from), "to": bank::key(*to), "amount": amount });
+                ("transfer", None, value, None)
+            }
+            Request::OpenBank | Request::Admin(_) => unreachable!("clients are no operators"),
+        };
+        let event = Event {
+            process: Process::Client(self.clients[client].process),
+            key,
+            node: Some(Plan::host(node)),
+            mode,
+            ..event(Kind::Invoke, f, value)
+        };
+        self.clients[client].busy = true;
+        self.record(cluster, event.clone());
+        self.open.insert(number, Open { client, node, event });
+        let cluster_id = cluster.cluster_id;
+        if !cluster.hosts[node].submit(number, request, cluster_id) {
+            self.complete(cluster, number, Answer::failed("the node is down"));
+        }
+    }
+
+    fn record(&mut self, cluster: &mut Cluster, mut event: Event) {
+        event.index = self.history.len() as u64;
+        event.time_ns = cluster.now_ms() * 1_000_000;
+        cluster.trace.note(cluster.now_ms(), &event);
+        self.history.push(event);
+    }
+}
+
+/// An event of the nemesis, from which others are made.
+fn event(kind: Kind, f: &str, value: Value) -> Event {
+    Event {
+        index: 0,
+        time_ns: 0,
+        process: Process::Nemesis(Nemesis::Nemesis),
+        kind,
+        f: f.to_string(),
+        key: None,
+        value,
+        node: None,
+        mode: None,
+        revision: None,
+        error: None,
+    }
+}
+
+fn name(register: u64) -> String {
+    format!("r{register}")
+}

@@ -1,0 +1,118 @@
+//! What clients do. A workload is one file and one line in [`ALL`].
+//!
+//! Each client is one task with one [`Session`]; it does one operation at a time, with one attempt, and writes down
+//! what it did and what came of it.
+
+mod append;
+mod bank;
+mod client;
+mod optimistic;
+mod outcome;
+mod register;
+mod set;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use hexkv_client::Client;
+use rand::rngs::StdRng;
+use serde_json::Value;
+
+use crate::history::Mode;
+
+pub use client::{Crew, CrewPlan};
+pub use outcome::Outcome;
+
+/// Longest time for one operation, as the client sees it. Longer than the nodes' `REQUEST_TIMEOUT`, which lets them say
+/// that nothing was changed.
+pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time to open a connection.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// One operation, before it is sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Operation {
+    /// As in the history.
+    pub f: &'static str,
+    /// As in the history.
+    pub key: Option<String>,
+    /// The argument.
+    pub value: Value,
+    /// How a read is asked for.
+    pub mode: Option<Mode>,
+}
+
+impl Operation {
+    /// An operation on one key.
+    pub fn on(key: &str, f: &'static str, value: Value) -> Self {
+        Self { f, key: Some(key.to_owned()), value, mode: None }
+    }
+
+    /// An operation on everything.
+    pub fn whole(f: &'static str, value: Value) -> Self {
+        Self { f, key: None, value, mode: None }
+    }
+}
+
+/// What all sessions of a run share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// Number of sessions.
+    pub sessions: u64,
+    /// Operations begun so far, by all; what a session makes of it is its own affair.
+    pub begun: Arc<AtomicU64>,
+}
+
+/// One client's side of a workload.
+pub trait Session: Send {
+    /// Chooses the next operation. All choices come from `rng`.
+    fn next(&mut self, rng: &mut StdRng) -> Operation;
+
+    /// Sends it, once, and judges the answer.
+    fn perform<'a>(&'a mut self, client: &'a Client, operation: &'a Operation) -> BoxFuture<'a, Outcome>;
+}
+
+/// A kind of work.
+pub trait Workload: Sync {
+    /// Its name on the command line.
+    fn name(&self) -> &'static str;
+
+    /// One line: what is done, and what judges it.
+    fn about(&self) -> &'static str;
+
+    /// The checkers that must find something to judge in its history; without their verdicts a run proves nothing.
+    fn checkers(&self) -> &'static [&'static str];
+
+    /// What has to be there before the first operation.
+    fn prepare<'a>(&'a self, _client: &'a Client) -> BoxFuture<'a, Result<(), hexkv_client::Error>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// The side of client `index`.
+    fn session(&self, index: u64, shared: &Shared) -> Box<dyn Session>;
+
+    /// What is read after everything has healed, by sessions in turn.
+    fn last_reads(&self, shared: &Shared) -> Vec<Operation>;
+}
+
+/// All workloads.
+pub static ALL: &[&dyn Workload] =
+    &[&register::Register, &register::ReadModes, &set::Set, &bank::Bank, &append::Append];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker;
+
+    #[test]
+    fn every_workload_is_judged_by_a_checker_that_exists() {
+        for workload in ALL {
+            assert!(!workload.checkers().is_empty(), "{}", workload.name());
+            for name in workload.checkers() {
+                assert!(checker::all().iter().any(|checker| checker.name() == *name), "{}: {name}", workload.name());
+            }
+        }
+    }
+}

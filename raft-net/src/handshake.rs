@@ -1,0 +1,421 @@
+//! How two nodes find out that they may speak: same protocol, same cookie, and, for members, the same cluster and the
+//! very node that was meant.
+//!
+//! ```text
+//! initiator                                   responder
+//!   Hello     magic, version, who, purpose, nonce  ->
+//!                          <-  Challenge  magic, version, who, nonce
+//!   Proof     HMAC(cookie, "initiator", Hello, Challenge)  ->
+//!                          <-  Welcome    HMAC(cookie, "responder", Hello, Challenge)
+//! ```
+//! Either side may send a [`Refusal`] instead and close. Magic and version come first, in a fixed form, so that every
+//! version of the protocol can read them. The initiator proves first: whoever merely connects learns nothing that
+//! depends on the cookie. Both proofs cover every byte of Hello and Challenge, hence versions, clusters, node ids, the
+//! purpose and both nonces; the role in them makes a reflected proof worthless. This authenticates; it does not
+//! encrypt: that is a [`crate::transport::Transport`]'s task.
+
+use hexkv_store::{NodeId, codec};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{
+    cookie::{Cookie, Role},
+    error::Refusal,
+    frame::{self, FRAME_BYTES_MAX, Frame, FrameError, HANDSHAKE_FRAME_BYTES_MAX, Kind},
+    frame_stream::FrameStream,
+    identity::{LocalIdentity, PeerIdentity, Purpose},
+};
+
+/// Version of everything that nodes send each other. Nodes of different versions refuse each other.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Node id that stands for "whoever listens there".
+pub(crate) const ANY_NODE: NodeId = 0;
+
+const MAGIC: [u8; 8] = *b"hexkv/rn";
+const PREAMBLE_BYTES: usize = MAGIC.len() + 4;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    /// This side refuses; the other side was told.
+    #[error("{0}")]
+    WeRefuse(Refusal),
+    /// The other side refuses.
+    #[error("{0}")]
+    TheyRefuse(Refusal),
+    /// What came is no handshake.
+    #[error("not a hexkv handshake: {0}")]
+    Protocol(String),
+    /// The connection ended.
+    #[error("the connection ended during the handshake")]
+    Closed,
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Hello {
+    who: Introduction,
+    purpose: Purpose,
+    expected: NodeId,
+}
+
+/// Also the whole of a Challenge.
+#[derive(Debug, Serialize, Deserialize)]
+struct Introduction {
+    cluster_id: Option<u64>,
+    node_id: NodeId,
+    incarnation: u64,
+    name: String,
+    nonce: [u8; 32],
+}
+
+impl Introduction {
+    fn of(local: &LocalIdentity) -> Self {
+        Self {
+            cluster_id: local.cluster_id,
+            node_id: local.node_id,
+            incarnation: local.incarnation,
+            name: local.name.clone(),
+            nonce: hexkv_store::entropy::random(),
+        }
+    }
+
+    fn into_peer(self, guest: bool) -> PeerIdentity {
+        let Self { cluster_id, node_id, incarnation, name, nonce: _ } = self;
+        PeerIdentity { cluster_id, node_id, incarnation, name, guest }
+    }
+}
+
+/// The connecting side. `expected` is the node that should listen there, or [`ANY_NODE`].
+pub(crate) async fn initiate<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut FrameStream<S>,
+    local: &LocalIdentity,
+    cookie: &Cookie,
+    purpose: Purpose,
+    expected: NodeId,
+) -> Result<PeerIdentity, HandshakeError> {
+    let hello = with_preamble(&Hello { who: Introduction::of(local), purpose, expected });
+    send(stream, Kind::Hello, &hello).await?;
+    let challenge = receive(stream, Kind::Challenge).await?;
+    let who: Introduction = match after_preamble("challenge", &challenge.body) {
+        Ok(who) => who,
+        Err(e) => return Err(tell(stream, e).await),
+    };
+    send(stream, Kind::Proof, &cookie.prove(Role::Initiator, &hello, &challenge.body)).await?;
+    let welcome = receive(stream, Kind::Welcome).await?;
+    if !cookie.verify(Role::Responder, &hello, &challenge.body, &welcome.body) {
+        return Err(refuse(stream, Refusal::WrongCookie).await);
+    }
+    let guest = purpose == Purpose::Guest;
+    if let Some(refusal) = mismatch(local, &who, guest) {
+        return Err(refuse(stream, refusal).await);
+    }
+    if expected != ANY_NODE && who.node_id != expected {
+        // Said from the listening node's point of view, which is what the refusal names.
+        return Err(refuse(stream, Refusal::WrongNode { ours: who.node_id, expected }).await);
+    }
+    stream.set_limit(FRAME_BYTES_MAX);
+    Ok(who.into_peer(guest))
+}
+
+/// The listening side.
+pub(crate) async fn respond<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut FrameStream<S>,
+    local: &LocalIdentity,
+    cookie: &Cookie,
+) -> Result<(PeerIdentity, Purpose), HandshakeError> {
+    let hello = receive(stream, Kind::Hello).await?;
+    let Hello { who, purpose, expected } = match after_preamble("hello", &hello.body) {
+        Ok(hello) => hello,
+        Err(e) => return Err(tell(stream, e).await),
+    };
+    let challenge = with_preamble(&Introduction::of(local));
+    send(stream, Kind::Challenge, &challenge).await?;
+    let proof = receive(stream, Kind::Proof).await?;
+    if !cookie.verify(Role::Initiator, &hello.body, &challenge, &proof.body) {
+        return Err(refuse(stream, Refusal::WrongCookie).await);
+    }
+    let guest = purpose == Purpose::Guest;
+    if let Some(refusal) = mismatch(local, &who, guest) {
+        return Err(refuse(stream, refusal).await);
+    }
+    if expected != ANY_NODE && expected != local.node_id {
+        return Err(refuse(stream, Refusal::WrongNode { ours: local.node_id, expected }).await);
+    }
+    send(stream, Kind::Welcome, &cookie.prove(Role::Responder, &hello.body, &challenge)).await?;
+    stream.set_limit(FRAME_BYTES_MAX);
+    Ok((who.into_peer(guest), purpose))
+}
+
+/// What keeps these two nodes apart. Members must be of one cluster, and of a cluster at all.
+fn mismatch(local: &LocalIdentity, who: &Introduction, guest: bool) -> Option<Refusal> {
+    if who.node_id == local.node_id {
+        return Some(Refusal::OwnAddress);
+    }
+    let same_cluster = local.cluster_id.is_some() && local.cluster_id == who.cluster_id;
+    (!guest && !same_cluster).then_some(Refusal::WrongCluster { ours: local.cluster_id, theirs: who.cluster_id })
+}
+
+fn with_preamble<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+    codec::encode_into(value, &mut bytes);
+    bytes
+}
+
+/// Decodes what follows magic and version. A version that differs is told apart before anything else is read.
+fn after_preamble<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, HandshakeError> {
+    let version = bytes
+        .strip_prefix(&MAGIC)
+        .and_then(|rest| rest.first_chunk::<4>())
+        .ok_or_else(|| HandshakeError::Protocol(format!("the {what} has no magic number")))?;
+    let theirs = u32::from_le_bytes(*version);
+    if theirs != PROTOCOL_VERSION {
+        return Err(HandshakeError::WeRefuse(Refusal::WrongVersion { ours: PROTOCOL_VERSION, theirs }));
+    }
+    codec::decode(what, &bytes[PREAMBLE_BYTES..], HANDSHAKE_FRAME_BYTES_MAX)
+        .map_err(|e| HandshakeError::Protocol(e.to_string()))
+}
+
+async fn send<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut FrameStream<S>,
+    kind: Kind,
+    body: &[u8],
+) -> Result<(), HandshakeError> {
+    let frame = frame::encode_with(0, kind, |out| out.extend_from_slice(body))
+        .map_err(|bytes| HandshakeError::Protocol(format!("a handshake frame of {bytes} bytes")))?;
+    Ok(stream.write(frame).await.map_err(FrameError::Io)?)
+}
+
+async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut FrameStream<S>,
+    expected: Kind,
+) -> Result<Frame, HandshakeError> {
+    let frame = stream.read().await?.ok_or(HandshakeError::Closed)?;
+    if frame.kind == expected {
+        return Ok(frame);
+    }
+    match refusal(&frame) {
+        Some(refusal) => Err(HandshakeError::TheyRefuse(refusal)),
+        None => Err(HandshakeError::Protocol(format!("{:?} in place of {expected:?}", frame.kind))),
+    }
+}
+
+/// The refusal that `frame` carries, if it is one.
+pub(crate) fn refusal(frame: &Frame) -> Option<Refusal> {
+    (frame.kind == Kind::Refused)
+        .then(|| codec::decode("refusal", &frame.body, HANDSHAKE_FRAME_BYTES_MAX).ok())
+        .flatten()
+}
+
+/// Tells the other side that it is refused, and makes the error to return.
+pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut FrameStream<S>,
+    refusal: Refusal,
+) -> HandshakeError {
+    let told = send(stream, Kind::Refused, &codec::encode(&refusal)).await;
+    let finished = stream.finish().await;
+    if told.is_err() || finished.is_err() {
+        tracing::debug!(%refusal, "the refused side is gone already");
+    }
+    HandshakeError::WeRefuse(refusal)
+}
+
+/// Tells the other side where `error` is a refusal.
+async fn tell<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut FrameStream<S>, error: HandshakeError) -> HandshakeError {
+    match error {
+        HandshakeError::WeRefuse(refusal) => refuse(stream, refusal).await,
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    fn node(cluster_id: Option<u64>, node_id: NodeId) -> LocalIdentity {
+        LocalIdentity { cluster_id, node_id, incarnation: 3, name: format!("n{node_id}@here") }
+    }
+
+    fn pipe() -> (FrameStream<DuplexStream>, FrameStream<DuplexStream>) {
+        let (a, b) = tokio::io::duplex(64 * 1024);
+        (FrameStream::new(a), FrameStream::new(b))
+    }
+
+    type Initiated = Result<PeerIdentity, HandshakeError>;
+    type Responded = Result<(PeerIdentity, Purpose), HandshakeError>;
+
+    async fn shake(
+        (from, cookie_a): (LocalIdentity, &str),
+        (to, cookie_b): (LocalIdentity, &str),
+        purpose: Purpose,
+        expected: NodeId,
+    ) -> (Initiated, Responded) {
+        let (mut a, mut b) = pipe();
+        let (cookie_a, cookie_b) = (Cookie::new(cookie_a), Cookie::new(cookie_b));
+        tokio::join!(initiate(&mut a, &from, &cookie_a, purpose, expected), respond(&mut b, &to, &cookie_b))
+    }
+
+    /// Both sides must know the refusal, one because it refuses, the other because it was told.
+    fn assert_refused((initiated, responded): (Initiated, Responded), expected: Refusal) {
+        match (initiated.unwrap_err(), responded.unwrap_err()) {
+            (HandshakeError::WeRefuse(a), HandshakeError::TheyRefuse(b))
+            | (HandshakeError::TheyRefuse(a), HandshakeError::WeRefuse(b)) => {
+                assert_eq!((&a, &b), (&expected, &expected));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn members_of_one_cluster_learn_who_the_other_is() {
+        let (a, b) = shake((node(Some(9), 1), "c"), (node(Some(9), 2), "c"), Purpose::Heartbeat, 2).await;
+        let (a, (b, purpose)) = (a.unwrap(), b.unwrap());
+        assert_eq!((a.node_id, b.node_id), (2, 1));
+        assert_eq!((a.name.as_str(), b.incarnation, b.guest), ("n2@here", 3, false));
+        assert_eq!(purpose, Purpose::Heartbeat);
+    }
+
+    #[tokio::test]
+    async fn a_guest_may_be_of_any_cluster_or_none() {
+        for cluster in [None, Some(1), Some(9)] {
+            let (a, b) = shake((node(cluster, 1), "c"), (node(Some(9), 2), "c"), Purpose::Guest, ANY_NODE).await;
+            assert!(a.is_ok());
+            assert!(b.unwrap().0.guest);
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_cookie() {
+        for purpose in [Purpose::Raft, Purpose::Guest] {
+            let result = shake((node(Some(9), 1), "c"), (node(Some(9), 2), "d"), purpose, 2).await;
+            assert_refused(result, Refusal::WrongCookie);
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_cluster_or_none() {
+        for (theirs, ours) in [(Some(8), Some(9)), (None, Some(9)), (Some(9), None), (None, None)] {
+            let result = shake((node(theirs, 1), "c"), (node(ours, 2), "c"), Purpose::Peer, 2).await;
+            assert_refused(result, Refusal::WrongCluster { ours, theirs });
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_node() {
+        let result = shake((node(Some(9), 1), "c"), (node(Some(9), 2), "c"), Purpose::Raft, 3).await;
+        assert_refused(result, Refusal::WrongNode { ours: 2, expected: 3 });
+    }
+
+    #[tokio::test]
+    async fn own_address() {
+        let result = shake((node(None, 1), "c"), (node(None, 1), "c"), Purpose::Guest, ANY_NODE).await;
+        assert_refused(result, Refusal::OwnAddress);
+    }
+
+    #[tokio::test]
+    async fn wrong_version_is_refused_whatever_follows_it() {
+        let (mut a, mut b) = pipe();
+        let mut hello = MAGIC.to_vec();
+        hello.extend_from_slice(&7u32.to_le_bytes());
+        hello.extend_from_slice(b"what only version 7 understands");
+        send(&mut a, Kind::Hello, &hello).await.unwrap();
+        let (local, cookie) = (node(None, 2), Cookie::new("c"));
+        let (told, responded) = tokio::join!(receive(&mut a, Kind::Challenge), respond(&mut b, &local, &cookie));
+        let expected = Refusal::WrongVersion { ours: PROTOCOL_VERSION, theirs: 7 };
+        assert!(matches!(told, Err(HandshakeError::TheyRefuse(r)) if r == expected));
+        assert!(matches!(responded, Err(HandshakeError::WeRefuse(r)) if r == expected));
+    }
+
+    #[tokio::test]
+    async fn reflected_proofs_are_worthless() {
+        // The attacker knows no cookie: as responder he sends the initiator's own proof back to it.
+        let (mut victim, mut attacker) = pipe();
+        let (local, cookie) = (node(Some(9), 1), Cookie::new("c"));
+        let attack = async {
+            receive(&mut attacker, Kind::Hello).await.unwrap();
+            let challenge = with_preamble(&Introduction::of(&node(Some(9), 2)));
+            send(&mut attacker, Kind::Challenge, &challenge).await.unwrap();
+            let proof = receive(&mut attacker, Kind::Proof).await.unwrap();
+            send(&mut attacker, Kind::Welcome, &proof.body).await.unwrap();
+        };
+        let (result, ()) = tokio::join!(initiate(&mut victim, &local, &cookie, Purpose::Raft, 2), attack);
+        assert!(matches!(result, Err(HandshakeError::WeRefuse(Refusal::WrongCookie))));
+    }
+
+    #[tokio::test]
+    async fn a_recorded_handshake_cannot_be_replayed() {
+        let (mut honest, mut listening) = pipe();
+        let (local, cookie) = (node(Some(9), 2), Cookie::new("c"));
+        let hello =
+            with_preamble(&Hello { who: Introduction::of(&node(Some(9), 1)), purpose: Purpose::Raft, expected: 2 });
+        let recording = async {
+            send(&mut honest, Kind::Hello, &hello).await.unwrap();
+            let challenge = receive(&mut honest, Kind::Challenge).await.unwrap();
+            let proof = cookie.prove(Role::Initiator, &hello, &challenge.body);
+            send(&mut honest, Kind::Proof, &proof).await.unwrap();
+            proof
+        };
+        let (accepted, proof) = tokio::join!(respond(&mut listening, &local, &cookie), recording);
+        accepted.unwrap();
+
+        let (mut attacker, mut listening) = pipe();
+        let replay = async {
+            send(&mut attacker, Kind::Hello, &hello).await.unwrap();
+            receive(&mut attacker, Kind::Challenge).await.unwrap();
+            send(&mut attacker, Kind::Proof, &proof).await.unwrap();
+        };
+        let (refused, ()) = tokio::join!(respond(&mut listening, &local, &cookie), replay);
+        assert!(matches!(refused, Err(HandshakeError::WeRefuse(Refusal::WrongCookie))));
+    }
+
+    #[tokio::test]
+    async fn the_cookie_is_never_on_the_wire() {
+        let secret = "a-secret-that-is-easy-to-find";
+        let (wire_a, mut middle_a) = tokio::io::duplex(64 * 1024);
+        let (wire_b, mut middle_b) = tokio::io::duplex(64 * 1024);
+        let (mut a, mut b) = (FrameStream::new(wire_a), FrameStream::new(wire_b));
+        let cookie = Cookie::new(secret);
+        let (from, to) = (node(Some(9), 1), node(Some(9), 2));
+        let shaken = async {
+            let both = tokio::join!(initiate(&mut a, &from, &cookie, Purpose::Raft, 2), respond(&mut b, &to, &cookie));
+            drop((a, b));
+            both
+        };
+        let spied = async {
+            let mut seen = [Vec::new(), Vec::new()];
+            spy(&mut middle_a, &mut middle_b, &mut seen).await;
+            seen
+        };
+        let ((initiated, responded), seen) = tokio::join!(shaken, spied);
+        initiated.unwrap();
+        responded.unwrap();
+        for side in seen {
+            assert!(side.len() > 2 * 32, "the spy saw the handshake");
+            assert!(!side.windows(secret.len()).any(|w| w == secret.as_bytes()));
+        }
+    }
+
+    async fn spy(a: &mut DuplexStream, b: &mut DuplexStream, seen: &mut [Vec<u8>; 2]) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        loop {
+            let (mut from_a, mut from_b) = ([0; 1024], [0; 1024]);
+            tokio::select! {
+                read = a.read(&mut from_a) => {
+                    let Ok(n @ 1..) = read else { return };
+                    seen[0].extend_from_slice(&from_a[..n]);
+                    b.write_all(&from_a[..n]).await.unwrap();
+                }
+                read = b.read(&mut from_b) => {
+                    let Ok(n @ 1..) = read else { return };
+                    seen[1].extend_from_slice(&from_b[..n]);
+                    a.write_all(&from_b[..n]).await.unwrap();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What nodes ask each other, apart from Raft's own messages.
+
+use hexkv_store::{
+    NodeId, Proposal,
+    member::Member,
+    outcome::Outcome,
+    record::{KeyRecord, ListPage, ListRequest},
+};
+use serde::{Deserialize, Serialize};
+
+/// A request from one node to another. Answered by the node it is sent to: nothing is forwarded twice.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum PeerRequest {
+    /// Propose a command; only the leader can.
+    Propose(Proposal),
+    /// The index up to which a linearizable read must be applied; only the leader knows.
+    ReadIndex,
+    /// A linearizable read on behalf of a node that holds no data.
+    Read(ReadRequest),
+    /// What this node knows of its cluster. Guests may ask.
+    ClusterInfo,
+    /// Take a new member into the directory; only the leader can. Guests may ask.
+    Admit(Member),
+    /// The leader's view of each member; only the leader has one.
+    MemberHealth,
+    /// Hand leadership to a voter; only the leader can.
+    TransferLeader(NodeId),
+    /// State hash of this node.
+    StateHash,
+}
+
+impl PeerRequest {
+    /// Whether a node outside the cluster, with the right cookie, may ask this.
+    pub fn open_to_guests(&self) -> bool {
+        matches!(self, Self::ClusterInfo | Self::Admit(_))
+    }
+}
+
+/// The answer to a [`PeerRequest`], variant for variant.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum PeerResponse {
+    /// To [`PeerRequest::Propose`] and [`PeerRequest::Admit`].
+    Outcome(Outcome),
+    /// To [`PeerRequest::ReadIndex`]: a log index.
+    ReadIndex(u64),
+    /// To [`PeerRequest::Read`].
+    Read(ReadResult),
+    /// To [`PeerRequest::ClusterInfo`].
+    ClusterInfo(ClusterInfo),
+    /// To [`PeerRequest::MemberHealth`].
+    MemberHealth(Vec<MemberHealth>),
+    /// To [`PeerRequest::TransferLeader`]: started.
+    TransferStarted,
+    /// To [`PeerRequest::StateHash`].
+    StateHash(StateHash),
+    /// Any request: refused or failed.
+    Error(PeerError),
+}
+
+/// Why a peer did not answer a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum PeerError {
+    /// It is not the leader; it believes that `leader` is. Nothing was done.
+    #[error("not the leader")]
+    NotLeader {
+        /// The leader it knows.
+        leader: Option<NodeId>,
+    },
+    /// It cannot do it now; nothing was done.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Too much in flight; nothing was done.
+    #[error("overloaded")]
+    Overloaded,
+    /// The change may or may not happen.
+    #[error("outcome unknown: {0}")]
+    OutcomeUnknown(String),
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// A read was refused by the store: compacted, in the future.
+    #[error("revision {requested} is compacted; the oldest is {oldest}")]
+    Compacted {
+        /// Asked for.
+        requested: u64,
+        /// Oldest that is left.
+        oldest: u64,
+    },
+}
+
+/// A read of user data.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ReadRequest {
+    /// One key.
+    Get {
+        /// The key.
+        key: bytes::Bytes,
+        /// At this revision, 0 = the newest.
+        revision: u64,
+    },
+    /// A range.
+    List(ListRequest),
+}
+
+/// The answer to a [`ReadRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ReadResult {
+    /// One key.
+    Get {
+        /// The record, if there is one.
+        found: Option<KeyRecord>,
+        /// Revision of the store at the read.
+        revision: u64,
+    },
+    /// A range.
+    List(ListPage),
+}
+
+impl ReadResult {
+    /// Revision of the state that was read.
+    pub fn revision(&self) -> u64 {
+        match self {
+            Self::Get { revision, .. } => *revision,
+            Self::List(page) => page.revision,
+        }
+    }
+}
+
+/// What a node knows of its cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterInfo {
+    /// The answering node's id.
+    pub node_id: NodeId,
+    /// The answering node's full name.
+    pub name: String,
+    /// The cluster, once there is one.
+    pub cluster_id: Option<u64>,
+    /// The leader it knows.
+    pub leader: Option<NodeId>,
+    /// Raft term.
+    pub term: u64,
+    /// The member directory.
+    pub members: Vec<Member>,
+    /// Raft voters.
+    pub voters: Vec<NodeId>,
+    /// Raft learners.
+    pub learners: Vec<NodeId>,
+    /// How many voters the cluster aims at.
+    pub replication_factor: u32,
+    /// Last applied log index.
+    pub applied_index: u64,
+    /// Newest revision.
+    pub revision: u64,
+}
+
+/// The leader's view of one member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberHealth {
+    /// The member.
+    pub node_id: NodeId,
+    /// Since it last answered, in milliseconds; None = never in this term of office.
+    pub last_contact_ms: Option<u64>,
+    /// Highest log index known to be on its disk; None for members outside the Raft membership.
+    pub matched_index: Option<u64>,
+}
+
+/// State hash of a node: equal on all nodes at equal `applied_index`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateHash {
+    /// Log index up to which the state is applied.
+    pub applied_index: u64,
+    /// Revision of the state.
+    pub revision: u64,
+    /// The sum of the record hashes.
+    pub hash: u128,
+    /// Hashes of this node at past indexes, newest first: (applied index, hash).
+    pub checkpoints: Vec<(u64, u128)>,
+}

@@ -1,0 +1,38 @@
+//! What a node offers to others.
+
+use std::path::PathBuf;
+
+use futures_util::future::BoxFuture;
+use hexkv_store::{TypeConfig, driver::Driver, fs::SharedFs, snapshot::SnapshotFile};
+use openraft::{Raft, storage::RaftStateMachine};
+
+use crate::{
+    identity::{LocalIdentity, PeerIdentity},
+    rpc::{PeerRequest, PeerResponse},
+};
+
+/// What a node offers to others. Identity and Raft change when the node joins or leaves a cluster, so they are asked
+/// for each request, and must be cheap.
+pub trait Service: Send + Sync + 'static {
+    /// The state machine below openraft.
+    type StateMachine: RaftStateMachine<TypeConfig, SnapshotData = SnapshotFile>;
+
+    /// Who this node is now.
+    fn local(&self) -> LocalIdentity;
+
+    /// The Raft node of the identity that [`Self::local`] returns; None while it is being swapped: Raft requests are
+    /// then answered as unavailable. When the identity changes, this must be None before and until after it does.
+    fn raft(&self) -> Option<Raft<TypeConfig, Self::StateMachine>>;
+
+    /// Where received snapshots go.
+    fn snapshot_dir(&self) -> (SharedFs, PathBuf);
+
+    /// What runs work that blocks: writing snapshots that are received.
+    fn driver(&self) -> Driver {
+        Driver::Thread
+    }
+
+    /// Answers a request. Guests get here only with requests that are [`PeerRequest::open_to_guests`]. Polled on the
+    /// task of the connection, together with other requests of the same peer: must not block.
+    fn peer(&self, from: PeerIdentity, request: PeerRequest) -> BoxFuture<'static, PeerResponse>;
+}

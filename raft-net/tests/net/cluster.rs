@@ -1,0 +1,176 @@
+//! A small openraft cluster over the wire.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hexkv_raft_net::STALL_TIMEOUT;
+use hexkv_store::{Proposal, raft_types::LogId};
+use openraft::{
+    async_runtime::watch::WatchReceiver,
+    errors::{ClientWriteError, RaftError},
+};
+use tokio::time::Instant;
+
+use crate::{
+    node::{PATIENCE, TestNode, eventually},
+    proxy::Proxy,
+};
+
+fn proposal(n: u64, bytes: usize) -> Proposal {
+    let mut body = n.to_le_bytes().to_vec();
+    body.resize(bytes.max(8), n as u8);
+    Proposal { time_ms: n, body: body.into() }
+}
+
+async fn cluster_of_three() -> Vec<TestNode> {
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        nodes.push(TestNode::start_raft(id).await);
+    }
+    let members: BTreeMap<_, _> = nodes.iter().map(TestNode::as_member).collect();
+    nodes[0].raft().initialize(members).await.unwrap();
+    nodes
+}
+
+/// The node that leads in the eyes of all of `nodes`, and is one of them.
+async fn leader<'a>(nodes: &'a [&'a TestNode]) -> &'a TestNode {
+    let mut found = None;
+    eventually("all know one leader", || {
+        let seen: Vec<_> = nodes.iter().map(|n| n.raft().metrics().borrow_watched().current_leader).collect();
+        found = nodes.iter().find(|n| seen.iter().all(|leader| *leader == Some(n.id)));
+        std::future::ready(found.is_some())
+    })
+    .await;
+    found.unwrap()
+}
+
+/// Proposes until the leader takes it: a fresh one takes nothing before a quorum has answered it.
+async fn write(leader: &TestNode, proposal: Proposal) -> LogId {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match leader.raft().client_write(proposal.clone()).await {
+            Ok(written) => return written.log_id,
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                assert!(Instant::now() < deadline, "the leader takes nothing");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
+async fn all_have(nodes: &[&TestNode], count: usize) {
+    let have = || nodes.iter().map(|n| n.state.proposals().len()).collect::<Vec<_>>();
+    let all = eventually("all nodes have all proposals", || std::future::ready(have().iter().all(|n| *n == count)));
+    let in_time = tokio::time::timeout(PATIENCE * 9 / 10, all).await;
+    assert!(in_time.is_ok(), "the nodes have {:?} proposals, not {count} each", have());
+    let expected = nodes[0].state.proposals();
+    assert!(nodes.iter().all(|n| n.state.proposals() == expected), "in one order");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_elect_replicate_and_hand_leadership_over() {
+    let mut nodes = cluster_of_three().await;
+    let (old, new) = {
+        let all: Vec<_> = nodes.iter().collect();
+        let old = leader(&all).await;
+        futures_util::future::join_all((0..300).map(|n| write(old, proposal(n, 200)))).await;
+        all_have(&all, 300).await;
+
+        let new = all.iter().find(|n| n.id != old.id).unwrap().id;
+        old.raft().trigger().transfer_leader(new).await.unwrap();
+        eventually("leadership is handed over", || async { leader(&all).await.id == new }).await;
+        let seen = nodes[new as usize - 1].network.last_contact(old.id).expect("the voters answered the new leader");
+        assert!(seen.elapsed() < PATIENCE);
+        (old.id, new)
+    };
+    assert_ne!(old, new);
+    nodes[new as usize - 1].stop().await;
+    let left: Vec<_> = nodes.iter().filter(|n| n.id != new).collect();
+    let third = leader(&left).await;
+    write(third, proposal(300, 200)).await;
+    all_have(&left, 301).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replication_goes_on_after_conflicts_with_a_diverged_log() {
+    let mut nodes = cluster_of_three().await;
+    let old = leader(&nodes.iter().collect::<Vec<_>>()).await.id as usize - 1;
+    let before = write(&nodes[old], proposal(0, 50)).await;
+    let mut isolated = nodes.swap_remove(old);
+    for node in &nodes {
+        isolated.network.address_book().set(node.id, "127.0.0.1:1");
+    }
+    isolated.network.reset();
+    let committed = before.index;
+    for n in 0..20 {
+        isolated.raft().client_write_ff(proposal(1000 + n, 50), None).await.unwrap();
+    }
+    let raft = isolated.raft();
+    let appended = || raft.metrics().borrow_watched().last_log_index;
+    eventually("what is never committed is in its log", || std::future::ready(appended() == Some(committed + 20)))
+        .await;
+
+    let others: Vec<_> = nodes.iter().collect();
+    let new = leader(&others).await;
+    for n in 1..10 {
+        write(new, proposal(n, 50)).await;
+    }
+    isolated.listen_again().await;
+    for node in &nodes {
+        node.network.address_book().set(isolated.id, isolated.address.clone());
+        isolated.network.address_book().remove(node.id);
+    }
+    all_have(&[&nodes[0], &nodes[1], &isolated], 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_is_resumed_where_the_connection_was_cut() {
+    const MIB: u64 = 1024 * 1024;
+    let (leading, learner) = (TestNode::start_raft(1).await, TestNode::start_raft(2).await);
+    leading.raft().initialize(BTreeMap::from([leading.as_member()])).await.unwrap();
+    leader(&[&leading]).await;
+    let mut last = None;
+    for n in 0..24 {
+        last = Some(write(&leading, proposal(n, MIB as usize)).await);
+    }
+    let raft = leading.raft();
+    raft.wait(Some(PATIENCE)).applied_index(last.map(|id| id.index), "applied").await.unwrap();
+    raft.trigger().snapshot().await.unwrap();
+    raft.wait(Some(PATIENCE)).snapshot(last.unwrap(), "snapshot").await.unwrap();
+    raft.trigger().purge_log(last.unwrap().index).await.unwrap();
+    raft.wait(Some(PATIENCE)).purged(last, "purged").await.unwrap();
+
+    let proxy = Proxy::to(&learner.address).await;
+    proxy.cut_once_after(16 * MIB);
+    leading.network.address_book().set(2, proxy.address.clone());
+    leading.raft().add_learner(2, learner.as_member().1, false).await.unwrap();
+    all_have(&[&leading, &learner], 24).await;
+
+    assert_eq!(proxy.cuts(), 1, "the transfer was cut");
+    assert!(proxy.forwarded() < 32 * MIB, "{} bytes were sent, so it began anew", proxy.forwarded());
+    write(&leading, proposal(24, 10)).await;
+    all_have(&[&leading, &learner], 25).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_behind_a_dead_link_catches_up_soon_after_it_heals() {
+    let (leading, learner) = (TestNode::start_raft(1).await, TestNode::start_raft(2).await);
+    leading.raft().initialize(BTreeMap::from([leading.as_member()])).await.unwrap();
+    leader(&[&leading]).await;
+    write(&leading, proposal(0, 10)).await;
+    let proxy = Proxy::to(&learner.address).await;
+    leading.network.address_book().set(2, proxy.address.clone());
+    leading.raft().add_learner(2, learner.as_member().1, true).await.unwrap();
+    all_have(&[&leading, &learner], 1).await;
+
+    proxy.hold(true);
+    write(&leading, proposal(1, 10)).await;
+    let connections = proxy.connections();
+    eventually("the dead connections are given up", || std::future::ready(proxy.connections() > connections)).await;
+    assert_eq!(learner.state.proposals().len(), 1, "nothing gets through");
+    proxy.cut();
+    proxy.hold(false);
+    let healed = Instant::now();
+    all_have(&[&leading, &learner], 2).await;
+    assert!(healed.elapsed() < STALL_TIMEOUT + Duration::from_secs(3), "{:?}", healed.elapsed());
+}

@@ -1,0 +1,100 @@
+//! What `--print-config` prints.
+
+use std::fmt::{self, Write as _};
+
+use hexkv_store::{command, member::MEMBERS_MAX};
+
+use super::{
+    layers::Source,
+    name::NAME_BYTES_MAX,
+    options::{OPTIONS, OptionRow},
+};
+
+/// Limits that no option changes: name, value, unit.
+pub const FIXED_LIMITS: &[(&str, u64, &str)] = &[
+    ("key_bytes_min", command::KEY_BYTES_MIN as u64, "bytes"),
+    ("key_bytes_max", command::KEY_BYTES_MAX as u64, "bytes"),
+    ("value_bytes_ceiling", command::VALUE_BYTES_CEILING as u64, "bytes, the most that value_bytes_max can be"),
+    ("txn_operations_max", command::TXN_OPERATIONS_MAX as u64, "operations of one branch"),
+    ("txn_bytes_max", command::TXN_BYTES_MAX as u64, "bytes of keys and values"),
+    ("range_delete_keys_max", command::RANGE_DELETE_KEYS_MAX, "keys"),
+    ("replaced_bytes_max", command::REPLACED_BYTES_MAX, "bytes of replaced values in one transaction"),
+    ("members_max", MEMBERS_MAX as u64, "members of a cluster"),
+    ("name_bytes_max", NAME_BYTES_MAX as u64, "bytes of a node's name before the @"),
+];
+
+/// Column at which the comments stand.
+const COMMENT_COLUMN: usize = 48;
+
+/// An option's value as it may be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// There is none.
+    Unset,
+    /// A secret.
+    Hidden,
+    /// As TOML.
+    Toml(String),
+}
+
+/// An option with what came of it.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The option.
+    pub row: &'static OptionRow,
+    /// Its effective value.
+    pub value: Shown,
+    /// Where that comes from.
+    pub source: Source,
+}
+
+/// Every option with its value and where that comes from. Displayed, it is a TOML file that asks for the same
+/// configuration, with secrets left out.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    rows: Vec<Resolved>,
+    print_requested: bool,
+}
+
+impl Sources {
+    pub(super) fn new(rows: Vec<Resolved>, print_requested: bool) -> Self {
+        assert_eq!(rows.len(), OPTIONS.len(), "one entry for each option");
+        Self { rows, print_requested }
+    }
+
+    /// Whether `--print-config` was given: print this, and end with success.
+    pub fn print_requested(&self) -> bool {
+        self.print_requested
+    }
+
+    /// All options, in the order of [`OPTIONS`].
+    pub fn rows(&self) -> &[Resolved] {
+        &self.rows
+    }
+}
+
+impl fmt::Display for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "# hexkv {}: value, where it comes from, environment variable", env!("CARGO_PKG_VERSION"))?;
+        for resolved in &self.rows {
+            let mut line = String::new();
+            match &resolved.value {
+                Shown::Toml(text) => write!(line, "{} = {text}", resolved.row.key)?,
+                Shown::Hidden => write!(line, "# {} = (hidden)", resolved.row.key)?,
+                Shown::Unset => write!(line, "# {} = (not set)", resolved.row.key)?,
+            }
+            let source = match &resolved.source {
+                Source::Default => "default".to_owned(),
+                Source::File(path) => format!("file {}", path.display()),
+                Source::Environment(name) => format!("env {name}"),
+                Source::Flag => format!("flag --{}", resolved.row.flag()),
+            };
+            writeln!(f, "{line:<COMMENT_COLUMN$} # {source}; {}", resolved.row.env())?;
+        }
+        writeln!(f, "\n# Limits that no option changes")?;
+        for (name, value, unit) in FIXED_LIMITS {
+            writeln!(f, "{:<COMMENT_COLUMN$} # {unit}", format!("# {name} = {value}"))?;
+        }
+        Ok(())
+    }
+}

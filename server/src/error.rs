@@ -1,0 +1,145 @@
+//! What a node answers when it cannot do what was asked: one type, from the core to the HTTP body.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, StatusCode, header},
+    response::IntoResponse,
+};
+use hexkv_client::api::{Code, Problem};
+use hexkv_raft_net::rpc::PeerError;
+use hexkv_store::{StoreError, outcome::Refusal};
+
+/// Seconds that `Retry-After` names: an election is over by then, and a burst has drained.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// An error answer. A code of status 503 or 429 promises that nothing was changed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{detail}")]
+pub struct Error {
+    /// The kind.
+    pub code: Code,
+    /// This occurrence, and what to do next.
+    pub detail: String,
+    /// Current revision of the key, for a failed condition.
+    pub current_revision: Option<u64>,
+}
+
+impl Error {
+    /// An error of kind `code`.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), current_revision: None }
+    }
+
+    /// 400.
+    pub fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(Code::InvalidArgument, detail)
+    }
+
+    /// 503: nobody leads.
+    pub fn no_leader() -> Self {
+        Self::new(
+            Code::NoLeader,
+            "no leader could be reached in time; nothing was changed. Retry, and if it lasts, see whether a majority of the voters is up (`client status`)",
+        )
+    }
+
+    /// 504: a change that may or may not happen.
+    pub fn outcome_unknown(why: impl std::fmt::Display) -> Self {
+        Self::new(
+            Code::OutcomeUnknown,
+            format!(
+                "{why}; the change may or may not have happened. Read the key before you write it again, or write with If-Match"
+            ),
+        )
+    }
+
+    /// 429.
+    pub fn overloaded() -> Self {
+        Self::new(
+            Code::Overloaded,
+            "too many changes are in flight; nothing was changed. Retry after the time in Retry-After",
+        )
+    }
+
+    /// The problem document.
+    pub fn problem(&self) -> Problem {
+        Problem {
+            kind: "about:blank".into(),
+            title: self.code.title().into(),
+            status: self.code.status(),
+            detail: self.detail.clone(),
+            code: self.code,
+        }
+    }
+}
+
+impl From<PeerError> for Error {
+    fn from(e: PeerError) -> Self {
+        match e {
+            PeerError::NotLeader { .. } => Self::no_leader(),
+            PeerError::Unavailable(why) => Self::new(Code::Unavailable, why),
+            PeerError::Overloaded => Self::overloaded(),
+            PeerError::OutcomeUnknown(why) => Self::outcome_unknown(why),
+            PeerError::Invalid(why) => Self::invalid(why),
+            PeerError::Compacted { requested, oldest } => StoreError::Compacted { requested, oldest }.into(),
+        }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(e: StoreError) -> Self {
+        match &e {
+            StoreError::Compacted { .. } => Self::new(Code::Compacted, e.to_string()),
+            StoreError::FutureRevision { .. } => Self::invalid(e.to_string()),
+            StoreError::Io { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::FormatVersion { .. }
+            | StoreError::Locked { .. }
+            | StoreError::Foreign { .. }
+            | StoreError::Decode { .. }
+            | StoreError::Engine(_)
+            | StoreError::Unrecoverable { .. } => {
+                tracing::error!(error = %e, "the store failed");
+                Self::new(Code::Unavailable, format!("this node's storage failed ({e}); ask another node"))
+            }
+        }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        let detail = refusal.to_string();
+        match refusal {
+            Refusal::NameTaken(_) => Self::new(
+                Code::NameTaken,
+                format!("{detail}; choose another NODE_NAME, or remove the old member first (`client remove NAME`)"),
+            ),
+            Refusal::LastMember => Self::new(Code::LastMember, format!("{detail}; stop the node instead")),
+            Refusal::NoSuchMember => Self::new(Code::NotFound, format!("{detail}; `client members` lists them")),
+            Refusal::Compacted(_) => Self::new(Code::Compacted, detail),
+            Refusal::Undecodable(_) => {
+                Self::new(Code::Unavailable, format!("{detail}; upgrade the nodes to one version"))
+            }
+            Refusal::Limit { .. } | Refusal::TooManyMembers | Refusal::InvalidArgument(_) => Self::invalid(detail),
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response<Body> {
+        let status = StatusCode::from_u16(self.code.status()).expect("codes have valid HTTP statuses");
+        let body = serde_json::to_vec(&self.problem()).expect("a problem document is plain data");
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        if let Some(revision) = self.current_revision {
+            let etag = HeaderValue::try_from(format!("\"{revision}\"")).expect("digits in quotes are a header value");
+            headers.insert(header::ETAG, etag);
+        }
+        response
+    }
+}

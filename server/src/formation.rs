@@ -1,0 +1,211 @@
+//! How a node gets a cluster when it starts: it goes on in the one it has, finishes a join, is a cluster of
+//! its own when started alone, or, started as one of several, joins the first of them.
+
+use std::{sync::Arc, time::Duration};
+
+use hexkv_raft_net::rpc::{PeerRequest, PeerResponse};
+use hexkv_store::{
+    command::Command,
+    identity::{DataDir, JoinIntent, fresh_node_id},
+};
+use openraft::errors::{InitializeError, RaftError};
+
+use crate::{
+    config::{NodeName, Target},
+    error::Error,
+    node::Node,
+    rebuild,
+};
+
+/// Nodes that are numbered are called so, with their index behind it.
+const NODE_NAME_STEM: &str = "hex_hub";
+/// One question to an expected peer: it is up and answers at once, or it is not there yet.
+const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Between two looks for the other nodes.
+const FORMATION_RETRY: Duration = Duration::from_millis(100);
+/// After a join was refused: for example until an earlier self under the same name counts as gone.
+const REFUSED_RETRY: Duration = Duration::from_millis(500);
+/// Each of the first commands of a new cluster of one.
+const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Node {
+    /// Gives a started node its cluster, in the background where that takes others.
+    pub async fn form(self: &Arc<Self>) -> Result<(), Error> {
+        let mut data = self.data.lock().await;
+        let identity = data.identity().clone();
+        let (rebuild, join) = match identity.pending_join {
+            Some(intent) if identity.cluster_id == Some(intent.cluster_id) => (true, None),
+            other => (false, other),
+        };
+        if let Some(intent) = join {
+            drop(data);
+            tracing::info!(target = intent.target, "going on with a join that was interrupted");
+            self.spawn_formation(|node| async move { node.resume_join(intent).await });
+            return Ok(());
+        }
+        if let Some(peers) = data.load_peers()?
+            && identity.cluster_id.is_some()
+        {
+            for member in peers.iter().filter(|m| m.node_id != identity.node_id) {
+                self.network.address_book().set(member.node_id, member.raft.clone());
+            }
+            self.remember_peers(peers);
+        }
+        if rebuild {
+            drop(data);
+            self.set_divergent("it was found so before the last stop".into());
+            rebuild::begin(self);
+            return Ok(());
+        }
+        let initialized = match self.core() {
+            Some(core) => core
+                .raft
+                .is_initialized()
+                .await
+                .map_err(|e| Error::new(hexkv_client::api::Code::Unavailable, e.to_string()))?,
+            None => false,
+        };
+        if identity.cluster_id.is_some() {
+            return Ok(());
+        }
+        if initialized || self.config.cluster_size <= 1 {
+            return self.bootstrap(&mut data).await;
+        }
+        drop(data);
+        self.spawn_formation(|node| async move { node.find_or_found().await });
+        Ok(())
+    }
+
+    /// Makes this node a cluster of one; goes on where a crash interrupted it.
+    pub async fn bootstrap(&self, data: &mut DataDir) -> Result<(), Error> {
+        let identity = data.identity();
+        if identity.cluster_id.is_some() || identity.pending_join.is_some() {
+            return Ok(());
+        }
+        let core = self.serving_core()?;
+        match core.raft.initialize(std::collections::BTreeMap::from([(core.id, self.as_raft_node())])).await {
+            Ok(()) => {}
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Err(e) => {
+                return Err(Error::new(hexkv_client::api::Code::Unavailable, format!("cannot found a cluster: {e}")));
+            }
+        }
+        self.observe(None);
+        self.propose(&Command::SetClusterId(fresh_node_id()), BOOTSTRAP_TIMEOUT).await?;
+        self.propose(&Command::SetReplicationFactor(self.config.replication_factor), BOOTSTRAP_TIMEOUT).await?;
+        self.propose(&Command::PutMember { member: self.as_member(core.id), replaces: None }, BOOTSTRAP_TIMEOUT)
+            .await?;
+        let cluster_id = core.state.cluster_id().ok_or_else(|| {
+            Error::new(hexkv_client::api::Code::Internal, "the cluster id was committed but is not applied")
+        })?;
+        data.set_cluster_id(cluster_id)?;
+        self.identity_changed(data);
+        tracing::info!(cluster_id = format_args!("{cluster_id:016x}"), "a cluster of one");
+        Ok(())
+    }
+
+    /// Goes on with a join until it is done or refused for good: at a start of all nodes at once the others may
+    /// take a while.
+    async fn resume_join(self: &Arc<Self>, intent: JoinIntent) -> Result<(), Error> {
+        let _turn = self.lifecycle.lock().await;
+        loop {
+            match self.finish_join(intent.clone(), true).await {
+                Err(e) if self.identity().pending_join.is_some() => {
+                    tracing::warn!(error = %e, "the join is tried again");
+                    tokio::time::sleep(REFUSED_RETRY).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// One of several nodes that start together: joins the cluster that a peer already has. Only the first of them
+    /// founds one, and only when it and those that answer that there is none are a majority of all: a first node
+    /// that lost its disk must not found a second cluster because the others are slow to answer.
+    async fn find_or_found(self: &Arc<Self>) -> Result<(), Error> {
+        tracing::info!(size = self.config.cluster_size, index = self.config.node_index, "looking for the other nodes");
+        let mut last_refusal = String::new();
+        loop {
+            let (mut refused, mut without_cluster) = (false, 0);
+            for target in self.expected_peers() {
+                match self.cluster_of(&target).await {
+                    None => continue,
+                    Some(false) => {
+                        without_cluster += 1;
+                        continue;
+                    }
+                    Some(true) => {}
+                }
+                match self.join(&target.to_string(), false).await {
+                    Ok(()) => return Ok(()),
+                    Err(e) if self.identity().cluster_id.is_some() => {
+                        tracing::warn!(error = %e, "joined; its role comes later");
+                        return Ok(());
+                    }
+                    Err(e) if e.detail == last_refusal => {}
+                    Err(e) => {
+                        tracing::warn!(peer = %target, error = %e, "could not join yet; trying again");
+                        last_refusal = e.detail;
+                    }
+                }
+                refused = true;
+                break;
+            }
+            // Whoever finds a cluster joins it, and founds none.
+            if self.config.node_index == 1 && !refused && without_cluster >= self.config.cluster_size / 2 {
+                let _turn = self.lifecycle.lock().await;
+                let mut data = self.data.lock().await;
+                return self.bootstrap(&mut data).await;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(if refused { REFUSED_RETRY } else { FORMATION_RETRY }) => {}
+                () = self.stopping.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// The nodes that are started with this one: by their index, and those that are listed.
+    fn expected_peers(&self) -> Vec<Target> {
+        let named =
+            |index: u32| NodeName::new(&format!("{NODE_NAME_STEM}{index}"), self.config.node_name.host().clone()).ok();
+        let by_index = (1..=self.config.cluster_size).filter(|i| *i != self.config.node_index).filter_map(named);
+        let listed = self.config.cluster_nodes.iter().filter(|t| t.node != self.config.node_name).cloned();
+        let known: Vec<Target> = listed.collect();
+        let unlisted =
+            by_index.filter(|name| known.iter().all(|t| t.node != *name)).map(|node| Target { node, port: None });
+        let mut peers: Vec<Target> = unlisted.collect();
+        peers.extend(known);
+        peers
+    }
+
+    /// Whether a peer has a cluster; None when it does not answer.
+    async fn cluster_of(&self, target: &Target) -> Option<bool> {
+        let address = self.naming.resolve(target).await.ok()?;
+        match self.network.request_as_guest(&address, PeerRequest::ClusterInfo, ASK_TIMEOUT).await {
+            Ok((_, PeerResponse::ClusterInfo(info))) => Some(info.cluster_id.is_some()),
+            Ok(_) => None,
+            Err(e) => {
+                tracing::debug!(peer = %target, error = %e, "no answer yet");
+                None
+            }
+        }
+    }
+
+    fn spawn_formation<F, Fut>(self: &Arc<Self>, work: F)
+    where
+        F: FnOnce(Arc<Self>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let node = self.clone();
+        let stopping = self.stopping.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                result = work(node) => match result {
+                    Ok(()) => {}
+                    Err(e) => tracing::error!(error = %e, "this node has no cluster; `client join NAME@HOST` lets it join one"),
+                },
+                () = stopping.cancelled() => {}
+            }
+        });
+    }
+}

@@ -1,0 +1,41 @@
+//! A hexkv node: the HTTP API, the way of a change and of a read, membership, and the life of the process.
+//!
+//! | room | what lives there |
+//! |---|---|
+//! | [`config`] | flags, environment, file, defaults |
+//! | [`run`] | bind, open, form, serve, stop |
+//! | [`environment`] | files, sockets, clock and threads: real or simulated |
+//! | [`node`] | what lasts while cores come and go |
+//! | [`core`] | Raft, log and state of one life in one cluster |
+//! | [`proposals`], [`admission`] | the way of a change |
+//! | [`kv`], [`reads`] | the way of a read |
+//! | [`formation`], [`membership`], [`reconciler`], [`monitor`] | how a cluster forms, changes and is watched |
+//! | [`compaction`] | how much history is kept |
+//! | [`service`] | what other nodes may ask |
+//! | [`routes`], [`http_server`] | the HTTP API |
+//! | [`discovery`], [`naming`] | names to addresses |
+//! | [`status`], [`error`], [`logging`] | what is told |
+
+pub mod admission;
+pub mod compaction;
+pub mod config;
+pub mod core;
+pub mod discovery;
+pub mod environment;
+pub mod error;
+pub mod formation;
+pub mod http_server;
+pub mod kv;
+pub mod logging;
+pub mod membership;
+pub mod monitor;
+pub mod naming;
+pub mod node;
+pub mod proposals;
+pub mod reads;
+pub mod rebuild;
+pub mod reconciler;
+pub mod routes;
+pub mod run;
+pub mod service;
+pub mod status;

@@ -1,0 +1,375 @@
+//! Join, leave, remove, transfer, replication factor: what an operator asks for. Join and leave only edit the
+//! replicated member directory and wait; the leader's reconciler alone changes the Raft membership.
+
+use std::{sync::Arc, time::Duration};
+
+use hexkv_client::api::Code;
+use hexkv_raft_net::{
+    NetError, Refusal as NetRefusal,
+    rpc::{ClusterInfo, PeerError, PeerRequest, PeerResponse},
+};
+use hexkv_store::{
+    NodeId, StoreError,
+    command::Command,
+    identity::{DataDir, JoinIntent, fresh_node_id},
+    member::MEMBERS_MAX,
+    outcome::Outcome,
+};
+use tokio::time::Instant;
+
+use crate::{config::Target, error::Error, node::Node, service::answer};
+
+/// One question to a node of another cluster.
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a join waits for the other cluster to have a leader, and to take the node in.
+const ADMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a join waits until the node has its role, and a leave until the node is out.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a condition of another node is looked at while waiting.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const JOINS_ITSELF: &str =
+    "a node cannot join itself; send the join to the node that shall join, and name a node of the other cluster";
+
+impl Node {
+    /// Joins the cluster of `target`: taken into its directory as a new member, then started afresh under a new
+    /// node id. Returns once the membership that includes this node is committed.
+    pub async fn join(self: &Arc<Self>, target: &str, discard_local_data: bool) -> Result<(), Error> {
+        let _turn = self.lifecycle.try_lock().map_err(|_| busy())?;
+        let target: Target = target.parse().map_err(|e| Error::invalid(format!("{e}")))?;
+        let address = self.naming.resolve(&target).await.map_err(|e| Error::invalid(format!("cannot join: {e}")))?;
+        let (answerer, info) = self.ask_cluster(&address).await?;
+        let cluster_id = self.may_join(&answerer, &info, discard_local_data)?;
+        let intent = JoinIntent { node_id: fresh_node_id(), cluster_id, target: address };
+        self.note_join(Some(intent.clone())).await?;
+        self.finish_join(intent, false).await
+    }
+
+    /// Makes durable that this node is about to join, or that it is not: a restart goes on with it.
+    pub async fn note_join(&self, intent: Option<JoinIntent>) -> Result<(), Error> {
+        let mut data = self.data.lock().await;
+        data.set_pending_join(intent)?;
+        self.identity_changed(&data);
+        Ok(())
+    }
+
+    /// The second half of a join, also after a crash in its middle: admission under the intended node id is
+    /// idempotent, and only after it the old life ends.
+    /// `resumed`: nobody waits for the answer, so that a cluster that does not answer now is asked again later.
+    pub async fn finish_join(self: &Arc<Self>, intent: JoinIntent, resumed: bool) -> Result<(), Error> {
+        let info = match self.admit(&intent).await {
+            Ok(info) => info,
+            Err(e)
+                if e.code == Code::OutcomeUnknown
+                    || (resumed && matches!(e.code, Code::Unavailable | Code::NoLeader)) =>
+            {
+                tracing::warn!(error = %e, "the join is finished at the next start, or by joining again");
+                return Err(e);
+            }
+            Err(e) => {
+                self.note_join(None).await?;
+                return Err(e);
+            }
+        };
+        {
+            let mut data = self.data.lock().await;
+            let keep = self.core().is_some_and(|c| c.state.has_user_data());
+            self.close_core().await;
+            let peers = info.members.iter().filter(|m| m.node_id != intent.node_id).cloned().collect();
+            let rebuilt = data.identity().cluster_id == Some(intent.cluster_id);
+            let reason = if rebuilt { "diverged" } else { "before-join" };
+            let begun = data.start_new_life(reason, keep, intent.node_id, Some(intent.cluster_id), peers);
+            self.reopen(begun, &mut data).await?;
+        }
+        self.observe(Some(info));
+        self.wait_for_role().await
+    }
+
+    /// Leaves the cluster: its voters go on without this node, which is a fresh cluster of one afterwards. Its
+    /// data of before is kept aside.
+    pub async fn leave(self: &Arc<Self>) -> Result<(), Error> {
+        let _turn = self.lifecycle.try_lock().map_err(|_| busy())?;
+        let core = self.serving_core()?;
+        if self.cluster().members.iter().filter(|m| !m.leaving).all(|m| m.node_id == core.id) {
+            return Err(hexkv_store::outcome::Refusal::LastMember.into());
+        }
+        let others: Vec<_> = self.cluster().members.into_iter().filter(|m| m.node_id != core.id).collect();
+        match self.propose(&Command::LeaveMember(core.id), self.config.request_timeout).await {
+            // Not found: the others let it go already, and an earlier leave was interrupted.
+            Err(e) if e.code != Code::NotFound => return Err(e),
+            Ok(_) | Err(_) => {}
+        }
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
+        'waiting: loop {
+            for other in &others {
+                let asked = self.network.request_as_guest(&other.raft, PeerRequest::ClusterInfo, ASK_TIMEOUT).await;
+                if let Ok((_, PeerResponse::ClusterInfo(info))) = asked
+                    && info.cluster_id == self.identity().cluster_id
+                    && !info.members.is_empty()
+                    && info.members.iter().all(|m| m.node_id != core.id)
+                {
+                    break 'waiting;
+                }
+            }
+            if Instant::now() > deadline {
+                return Err(Error::new(
+                    Code::OutcomeUnknown,
+                    "this node is marked as leaving, but the others did not let it go in time; see `client status` on another node, and leave again",
+                ));
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        drop(core);
+        let mut data = self.data.lock().await;
+        self.close_core().await;
+        let begun = data.start_new_life("left", true, fresh_node_id(), None, Vec::new());
+        self.reopen(begun, &mut data).await?;
+        self.bootstrap(&mut data).await
+    }
+
+    /// Takes a member out that will not come back by itself.
+    pub async fn remove_member(&self, name: &str) -> Result<(), Error> {
+        let id = self.member_id(name)?;
+        self.propose(&Command::LeaveMember(id), self.config.request_timeout).await?;
+        let gone = |info: &ClusterInfo| info.members.iter().all(|m| m.node_id != id);
+        self.wait_until(SETTLE_TIMEOUT, "the member is marked as leaving but is not out yet; see `client status`", gone)
+            .await
+    }
+
+    /// Hands leadership to the voter `name`.
+    pub async fn transfer_leader(&self, name: &str) -> Result<(), Error> {
+        let to = self.member_id(name)?;
+        let info = self.cluster();
+        if !info.voters.contains(&to) {
+            return Err(Error::invalid(format!(
+                "{name} is no voter; only a voter can lead (`client status` shows the roles)"
+            )));
+        }
+        if info.leader == Some(to) {
+            return Ok(());
+        }
+        match self.ask_leader(PeerRequest::TransferLeader(to), self.config.request_timeout).await? {
+            PeerResponse::TransferStarted => {}
+            other => return Err(unexpected(&other)),
+        }
+        self.wait_until(
+            self.config.request_timeout,
+            "leadership was not taken over in time, and may still be; see `client status`",
+            |info| info.leader == Some(to),
+        )
+        .await
+    }
+
+    /// Sets how many voters the cluster aims at.
+    pub async fn set_replication_factor(&self, value: u32) -> Result<(), Error> {
+        if value == 0 || value as usize > MEMBERS_MAX {
+            return Err(Error::invalid(format!("a replication factor is 1..={MEMBERS_MAX}, not {value}")));
+        }
+        self.propose(&Command::SetReplicationFactor(value), self.config.request_timeout).await.map(|_| ())
+    }
+
+    /// Asks the leader, or this node when it leads, until `timeout`.
+    pub async fn ask_leader(&self, request: PeerRequest, timeout: Duration) -> Result<PeerResponse, Error> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.why_no_leader());
+            }
+            if let Some(leader) = self.leader_id() {
+                match self.ask(leader, request.clone(), left).await {
+                    Ok(PeerResponse::Error(PeerError::NotLeader { .. } | PeerError::Unavailable(_))) => {}
+                    Ok(PeerResponse::Error(e)) => return Err(e.into()),
+                    Ok(answer) => return Ok(answer),
+                    // It would fail again in the same way.
+                    Err(e @ (NetError::Failed(_) | NetError::TooLarge { .. })) => {
+                        return Err(Error::new(Code::Unavailable, e.to_string()));
+                    }
+                    Err(e) => tracing::debug!(error = %e, "the leader was not reached"),
+                }
+            }
+            tokio::time::sleep(POLL_INTERVAL.min(left)).await;
+        }
+    }
+
+    /// Asks member `id`, which may be this node itself.
+    async fn ask(&self, id: NodeId, request: PeerRequest, timeout: Duration) -> Result<PeerResponse, NetError> {
+        if id == self.identity().node_id {
+            return Ok(answer(self, &self.as_peer(), request).await);
+        }
+        match self.network.address_book().get(id) {
+            Some(address) => self.network.request(id, &address, request, timeout).await,
+            None => Err(NetError::Unavailable("its address is not known".into())),
+        }
+    }
+
+    fn member_id(&self, name: &str) -> Result<NodeId, Error> {
+        let info = self.cluster();
+        let short = |full: &str| full.split('@').next() == Some(name);
+        let found = info.members.iter().find(|m| m.name == name).or_else(|| {
+            let mut matching = info.members.iter().filter(|m| short(&m.name));
+            matching.next().filter(|_| matching.next().is_none())
+        });
+        found.map(|m| m.node_id).ok_or_else(|| {
+            let names: Vec<_> = info.members.iter().map(|m| m.name.as_str()).collect();
+            Error::new(Code::NotFound, format!("no member is named {name:?}; the members are: {}", names.join(", ")))
+        })
+    }
+
+    async fn ask_cluster(&self, address: &str) -> Result<(NodeId, ClusterInfo), Error> {
+        match self.network.request_as_guest(address, PeerRequest::ClusterInfo, ASK_TIMEOUT).await {
+            Ok((peer, PeerResponse::ClusterInfo(info))) => Ok((peer.node_id, info)),
+            Ok((_, other)) => Err(unexpected(&other)),
+            Err(e) => Err(join_refused(address, &e)),
+        }
+    }
+
+    fn may_join(&self, answerer: &NodeId, info: &ClusterInfo, discard_local_data: bool) -> Result<u64, Error> {
+        let identity = self.identity();
+        if *answerer == identity.node_id {
+            return Err(Error::invalid(JOINS_ITSELF));
+        }
+        let Some(cluster_id) = info.cluster_id else {
+            return Err(Error::new(
+                Code::NotInCluster,
+                "the node named in the join belongs to no cluster yet; start or join that one first",
+            ));
+        };
+        if info.members.iter().any(|m| m.node_id == identity.node_id) {
+            return Err(Error::new(Code::ClusterMismatch, "this node is a member of that cluster already"));
+        }
+        let still_member = self.position() != crate::node::Position::Outside;
+        if still_member && self.cluster().members.iter().filter(|m| !m.leaving).count() > 1 {
+            return Err(Error::new(
+                Code::ClusterMismatch,
+                "this node is a member of another cluster; let it leave that one first (`client leave`)",
+            ));
+        }
+        if self.core().is_some_and(|c| c.state.has_user_data()) && !discard_local_data {
+            return Err(Error::new(
+                Code::HasData,
+                "this node has data of its own; export it first, or join with \"discard_local_data\": true (the data is kept aside on its disk)",
+            ));
+        }
+        Ok(cluster_id)
+    }
+
+    async fn admit(&self, intent: &JoinIntent) -> Result<ClusterInfo, Error> {
+        let deadline = Instant::now() + ADMIT_TIMEOUT;
+        let mut unknown = false;
+        let mut why = String::from("it has no leader");
+        while Instant::now() < deadline {
+            let (_, info) = match self.ask_cluster(&intent.target).await {
+                Ok(answer) => answer,
+                Err(e) if unknown => return Err(Error::outcome_unknown(e.detail)),
+                Err(e) => return Err(e),
+            };
+            if info.cluster_id != Some(intent.cluster_id) {
+                return Err(Error::new(
+                    Code::ClusterMismatch,
+                    "the node that was asked has changed clusters; join again",
+                ));
+            }
+            let leader = info.leader.and_then(|id| info.members.iter().find(|m| m.node_id == id));
+            if let Some(leader) = leader {
+                let request = PeerRequest::Admit(self.as_member(intent.node_id));
+                match self.network.request_as_guest(&leader.raft, request, ADMIT_TIMEOUT).await {
+                    Ok((_, PeerResponse::Outcome(Outcome::Refused(refusal)))) => return Err(refusal.into()),
+                    Ok((peer, PeerResponse::Outcome(_))) if peer.cluster_id == Some(intent.cluster_id) => {
+                        return Ok(info);
+                    }
+                    Ok((_, PeerResponse::Outcome(_))) => why = "its leader has changed clusters".into(),
+                    Ok((_, PeerResponse::Error(e))) => {
+                        unknown |= matches!(e, PeerError::OutcomeUnknown(_));
+                        why = e.to_string();
+                    }
+                    Ok((_, other)) => return Err(unexpected(&other)),
+                    Err(e) => {
+                        unknown |= e.maybe_delivered();
+                        why = e.to_string();
+                    }
+                }
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        if unknown {
+            return Err(Error::outcome_unknown(format!(
+                "the other cluster did not say whether it took this node in ({why})"
+            )));
+        }
+        Err(Error::new(
+            Code::NoLeader,
+            format!("the other cluster did not take this node in ({why}); nothing was changed. Retry later"),
+        ))
+    }
+
+    async fn wait_for_role(&self) -> Result<(), Error> {
+        let me = self.identity().node_id;
+        let settled = |info: &ClusterInfo| {
+            let wanted = info.members.iter().filter(|m| !m.leaving).count().min(info.replication_factor as usize);
+            let known = info.members.iter().any(|m| m.node_id == me);
+            known && (info.voters.contains(&me) || (info.voters.len() >= wanted && !info.learners.contains(&me)))
+        };
+        self.wait_until(SETTLE_TIMEOUT, "this node joined, but has not caught up yet; watch `client status`", settled)
+            .await
+    }
+
+    /// Polls this node's view of the cluster until `condition` holds; `late` says what it means when it does not.
+    async fn wait_until(
+        &self,
+        timeout: Duration,
+        late: &str,
+        condition: impl Fn(&ClusterInfo) -> bool,
+    ) -> Result<(), Error> {
+        let deadline = Instant::now() + timeout;
+        while !condition(&self.cluster()) {
+            if Instant::now() > deadline {
+                return Err(Error::new(Code::OutcomeUnknown, late));
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Opens the core of a new life. A node that cannot do that has no core to go on with, and stops.
+    async fn reopen(self: &Arc<Self>, begun: Result<(), StoreError>, data: &mut DataDir) -> Result<(), Error> {
+        let opened = match begun {
+            Ok(()) => self.open_core(data).await.map(|_| ()),
+            Err(e) => Err(e.into()),
+        };
+        opened.map_err(|e| {
+            let why = format!("the node could not start its new life: {e}");
+            self.stop_with(why.clone());
+            Error::new(Code::Internal, why)
+        })
+    }
+}
+
+fn busy() -> Error {
+    Error::new(
+        Code::Unavailable,
+        "another join or leave of this node is under way; nothing was changed. Retry when it is done",
+    )
+}
+
+fn unexpected(answer: &PeerResponse) -> Error {
+    Error::new(Code::Internal, format!("unexpected answer of another node: {answer:?}"))
+}
+
+fn join_refused(address: &str, e: &NetError) -> Error {
+    match e {
+        NetError::Refused(NetRefusal::WrongCookie) => Error::new(
+            Code::ClusterMismatch,
+            format!("the node at {address} has another cookie; give both nodes the same COOKIE"),
+        ),
+        NetError::Refused(NetRefusal::OwnAddress) => Error::invalid(JOINS_ITSELF),
+        NetError::Refused(refusal) => {
+            Error::new(Code::ClusterMismatch, format!("the node at {address} refused this one: {refusal}"))
+        }
+        other => Error::new(
+            Code::Unavailable,
+            format!(
+                "the node at {address} does not answer ({other}); nothing was changed. See whether it runs and the address is its raft port"
+            ),
+        ),
+    }
+}

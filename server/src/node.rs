@@ -1,0 +1,406 @@
+//! A node: what lasts while cores come and go. It knows its data directory, its addresses, its cluster as it
+//! sees it or as others told it, and which core serves now.
+
+use std::{sync::Arc, time::Duration};
+
+use hexkv_raft_net::{LocalIdentity, Network, PeerIdentity, rpc::ClusterInfo, transport::AnyTransport};
+use hexkv_store::{
+    NodeAddress, NodeId, TypeConfig,
+    identity::{DataDir, Identity},
+    member::Member,
+};
+use openraft::{RaftMetrics, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf};
+use parking_lot::RwLock;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admission::Admission,
+    config::Config,
+    core::{Core, CorePlace, StartError, known_leader},
+    environment::Environment,
+    error::Error,
+    naming::Naming,
+};
+
+/// Most listings that are read at a time; further ones wait.
+const SCANS_MAX: usize = 8;
+/// Most bytes of request bodies in memory that are being received; further ones are refused.
+const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// A voter that answered within this time can take leadership over.
+const ALIVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// What this node is in its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// A Raft voter or learner: it holds the data.
+    Holder,
+    /// A member outside the Raft membership: it forwards.
+    Standby,
+    /// No member of any cluster (yet, or any more).
+    Outside,
+}
+
+/// Where others reach this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// `host:port` for clients.
+    pub http: String,
+    /// `host:port` for nodes.
+    pub raft: String,
+}
+
+/// A node. Invariant: at most one core exists at a time, and it belongs to the identity in the data directory.
+pub struct Node {
+    /// Its configuration.
+    pub config: Config,
+    /// Full name.
+    pub name: String,
+    /// Where others reach it.
+    pub addresses: Addresses,
+    /// Name resolution.
+    pub naming: Naming,
+    /// The wire to other nodes.
+    pub network: Network<AnyTransport>,
+    /// Changes in flight.
+    pub admission: Admission,
+    /// Bodies that are being received.
+    pub bodies: Admission,
+    /// Listings that are being read.
+    pub scans: Arc<Semaphore>,
+    /// Serializes join, leave and stop.
+    pub lifecycle: tokio::sync::Mutex<()>,
+    /// Ends everything that is not a core's.
+    pub stopping: CancellationToken,
+    /// Tasks that are not a core's.
+    pub tasks: TaskTracker,
+    /// Files, sockets, clock and threads.
+    pub environment: Environment,
+    pub(crate) data: tokio::sync::Mutex<DataDir>,
+    identity: Arc<RwLock<Identity>>,
+    core: RwLock<Option<Arc<Core>>>,
+    outside: RwLock<Option<ClusterInfo>>,
+    position: RwLock<Position>,
+    divergent: RwLock<Option<String>>,
+    peers: RwLock<Vec<Member>>,
+    fatal: watch::Sender<Option<String>>,
+}
+
+impl Node {
+    /// A node without a core; [`Node::open_core`] gives it one.
+    pub fn new(
+        config: Config,
+        addresses: Addresses,
+        naming: Naming,
+        network: Network<AnyTransport>,
+        environment: Environment,
+        data: DataDir,
+        identity: Arc<RwLock<Identity>>,
+    ) -> Arc<Self> {
+        let admission = Admission::new(config.proposals_max, config.proposals_bytes_max as usize);
+        let bodies = Admission::new(config.connections_max, BODIES_BYTES_MAX);
+        Arc::new(Self {
+            name: config.node_name.to_string(),
+            addresses,
+            naming,
+            network,
+            admission,
+            bodies,
+            scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            lifecycle: tokio::sync::Mutex::new(()),
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            environment,
+            data: tokio::sync::Mutex::new(data),
+            identity,
+            core: RwLock::new(None),
+            outside: RwLock::new(None),
+            position: RwLock::new(Position::Outside),
+            divergent: RwLock::new(None),
+            peers: RwLock::new(Vec::new()),
+            fatal: watch::channel(None).0,
+            config,
+        })
+    }
+
+    /// The identity in the data directory.
+    pub fn identity(&self) -> Identity {
+        self.identity.read().clone()
+    }
+
+    /// The core that serves now; None while the node changes clusters.
+    pub fn core(&self) -> Option<Arc<Core>> {
+        self.core.read().clone()
+    }
+
+    /// The core, or the refusal that says that there is none now.
+    pub fn serving_core(&self) -> Result<Arc<Core>, Error> {
+        self.core().ok_or_else(|| {
+            Error::new(
+                hexkv_client::api::Code::NotInCluster,
+                "this node is changing clusters; nothing was changed. Retry in a moment",
+            )
+        })
+    }
+
+    /// What this node is in its cluster.
+    pub fn position(&self) -> Position {
+        *self.position.read()
+    }
+
+    /// The leader, as Raft here or others there know it.
+    pub fn leader_id(&self) -> Option<NodeId> {
+        match self.position() {
+            Position::Holder => self.core().and_then(|c| c.leader()),
+            Position::Standby => self.outside.read().as_ref().and_then(|o| o.leader),
+            Position::Outside => None,
+        }
+    }
+
+    /// What kind of 503 it is when no leader was reached.
+    pub fn why_no_leader(&self) -> Error {
+        match self.position() {
+            Position::Outside => Error::new(
+                hexkv_client::api::Code::NotInCluster,
+                "this node belongs to no cluster now; nothing was changed. `client join NAME@HOST` lets it join one",
+            ),
+            Position::Holder | Position::Standby => Error::no_leader(),
+        }
+    }
+
+    /// Why this node must not serve reads of its own state, if so.
+    pub fn divergence(&self) -> Option<String> {
+        self.divergent.read().clone()
+    }
+
+    /// Stops serving this node's own state: it differs from the majority's.
+    pub fn set_divergent(&self, why: String) {
+        tracing::error!(why, "this node's state differs from the other nodes'; it serves no reads until it is rebuilt");
+        *self.divergent.write() = Some(why);
+    }
+
+    /// This node as a member, under node id `id`.
+    pub fn as_member(&self, id: NodeId) -> Member {
+        Member {
+            name: self.name.clone(),
+            node_id: id,
+            http: self.addresses.http.clone(),
+            raft: self.addresses.raft.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            leaving: false,
+        }
+    }
+
+    /// This node as others see it on a connection.
+    pub fn as_peer(&self) -> PeerIdentity {
+        let LocalIdentity { cluster_id, node_id, incarnation, name } = wire_identity(&self.identity());
+        PeerIdentity { cluster_id, node_id, incarnation, name, guest: false }
+    }
+
+    /// This node in a Raft membership.
+    pub fn as_raft_node(&self) -> NodeAddress {
+        NodeAddress { name: self.name.clone(), raft: self.addresses.raft.clone() }
+    }
+
+    /// What this node tells others of its cluster: its own state when it holds the data, else what it was told.
+    pub fn cluster(&self) -> ClusterInfo {
+        let identity = self.identity();
+        let told = match self.position() {
+            Position::Holder => None,
+            Position::Standby | Position::Outside => self.outside.read().clone(),
+        };
+        let mut info = match (told, self.core()) {
+            (Some(told), _) => told,
+            (None, Some(core)) => local_info(&core),
+            (None, None) => ClusterInfo::default(),
+        };
+        info.node_id = identity.node_id;
+        info.name = self.name.clone();
+        info.cluster_id = identity.cluster_id;
+        info
+    }
+
+    /// Takes in what other members told, and derives this node's position. `told` = None: nobody was asked,
+    /// because this node is in touch with its leader.
+    pub fn observe(&self, told: Option<ClusterInfo>) {
+        let Some(core) = self.core() else { return };
+        let local = local_info(&core);
+        let in_raft = local.voters.contains(&core.id) || local.learners.contains(&core.id);
+        let position = match &told {
+            None if core.is_leader() => Position::Holder,
+            // What was told stands until this node has applied more than that: a node that was taken out of the
+            // Raft membership never learns it from its own log.
+            None if in_raft && !self.was_told_beyond(local.applied_index) => Position::Holder,
+            None => self.position(),
+            Some(t) if t.voters.contains(&core.id) || t.learners.contains(&core.id) => Position::Holder,
+            Some(t) if t.members.iter().any(|m| m.node_id == core.id) => Position::Standby,
+            Some(_) => Position::Outside,
+        };
+        let members = told.as_ref().map_or(&local.members, |t| &t.members);
+        for member in members.iter().filter(|m| m.node_id != core.id) {
+            self.network.address_book().set(member.node_id, member.raft.clone());
+        }
+        if told.is_some() {
+            *self.outside.write() = told;
+        }
+        let before = std::mem::replace(&mut *self.position.write(), position);
+        if before != position {
+            tracing::info!(from = ?before, to = ?position, "position in the cluster changed");
+        }
+    }
+
+    fn was_told_beyond(&self, applied_index: u64) -> bool {
+        self.outside.read().as_ref().is_some_and(|told| told.applied_index >= applied_index)
+    }
+
+    /// Opens the core that belongs to the identity in the data directory.
+    pub async fn open_core(self: &Arc<Self>, data: &mut DataDir) -> Result<Arc<Core>, StartError> {
+        let identity = data.identity().clone();
+        let place = CorePlace {
+            environment: self.environment.clone(),
+            data_dir: data.path().to_path_buf(),
+            node_id: identity.node_id,
+            power_lost: data.power_was_lost(),
+        };
+        *self.identity.write() = identity;
+        self.network.reset();
+        let core = Core::start(&self.config, &place, &self.network).await?;
+        if place.power_lost {
+            data.trust_state()?;
+        }
+        let (mut log_fatal, mut state_fatal) = (core.log.fatal(), core.state.fatal());
+        let (fatal, cancel, mut raft) = (self.fatal.clone(), core.cancel.clone(), core.raft.metrics());
+        core.tasks.spawn(async move {
+            let why = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                why = raft_ended(&mut raft) => Some(why),
+                Ok(why) = log_fatal.wait_for(Option::is_some) => why.clone(),
+                Ok(why) = state_fatal.wait_for(Option::is_some) => why.clone(),
+            };
+            fatal.send_replace(why);
+        });
+        *self.core.write() = Some(core.clone());
+        *self.outside.write() = None;
+        *self.position.write() = Position::Outside;
+        *self.divergent.write() = None;
+        self.observe(None);
+        crate::run::watch_over(self, &core);
+        Ok(core)
+    }
+
+    /// Takes the core out of service and ends it.
+    /// Answers whether all of it is on disk and in order.
+    pub async fn close_core(&self) -> bool {
+        let core = self.core.write().take();
+        *self.position.write() = Position::Outside;
+        match core {
+            Some(core) => core.stop().await,
+            None => false,
+        }
+    }
+
+    /// Remembers a change of the identity that the data directory made durable.
+    pub fn identity_changed(&self, data: &DataDir) {
+        *self.identity.write() = data.identity().clone();
+    }
+
+    /// Stops the process: the node can no longer keep its promises.
+    pub fn stop_with(&self, why: String) {
+        self.fatal.send_replace(Some(why));
+    }
+
+    /// The members that were last saved to disk, with their addresses.
+    pub fn known_peers(&self) -> Vec<(NodeId, String)> {
+        let mut known: std::collections::BTreeMap<NodeId, String> =
+            self.peers.read().iter().map(|m| (m.node_id, m.raft.clone())).collect();
+        known.extend(self.cluster().members.into_iter().map(|m| (m.node_id, m.raft)));
+        known.into_iter().collect()
+    }
+
+    /// Whether exactly `members` are saved.
+    pub fn peers_remembered(&self, members: &[Member]) -> bool {
+        *self.peers.read() == members
+    }
+
+    /// Notes that `members` are saved.
+    pub fn remember_peers(&self, members: Vec<Member>) {
+        *self.peers.write() = members;
+    }
+
+    /// Becomes Some when the node can no longer keep its promises and must stop.
+    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
+        self.fatal.subscribe()
+    }
+
+    /// Hands leadership to the voter that is furthest, if this node leads and there is another. At most `timeout`.
+    pub async fn hand_over_leadership(&self, timeout: Duration) {
+        let Some(core) = self.core().filter(|c| c.is_leader()) else { return };
+        let metrics = core.raft.metrics().borrow_watched().clone();
+        let voters: Vec<NodeId> = metrics.membership_config.membership().voter_ids().collect();
+        let replication = metrics.replication.unwrap_or_default();
+        let alive = |id: &NodeId| self.network.last_contact(*id).is_some_and(|t| t.elapsed() < ALIVE_WITHIN);
+        let able = |id: &NodeId| *id != core.id && voters.contains(id) && alive(id);
+        let target = replication.into_iter().filter(|(id, _)| able(id)).max_by_key(|(_, matched)| *matched);
+        let Some((target, _)) = target else { return };
+        if let Err(e) = core.raft.trigger().transfer_leader(target).await {
+            tracing::warn!(error = %e, "leadership was not handed over; the others elect");
+            return;
+        }
+        let mut server = core.raft.server_metrics();
+        let handed = async {
+            while server.borrow_watched().current_leader == Some(core.id) {
+                if server.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        match tokio::time::timeout(timeout, handed).await {
+            Ok(()) => tracing::info!(to = format_args!("{target:x}"), "handed leadership over"),
+            Err(_) => tracing::warn!(?timeout, "leadership was not taken over in time; the others elect"),
+        }
+    }
+}
+
+/// Waits until openraft's core ended, and says why.
+async fn raft_ended(metrics: &mut WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>) -> String {
+    loop {
+        if let Err(e) = &metrics.borrow_watched().running_state {
+            return format!("Raft ended: {e}");
+        }
+        if metrics.changed().await.is_err() {
+            return "Raft ended".into();
+        }
+    }
+}
+
+/// The identity that the wire shows to others.
+pub fn wire_identity(identity: &Identity) -> LocalIdentity {
+    LocalIdentity {
+        cluster_id: identity.cluster_id,
+        node_id: identity.node_id,
+        incarnation: identity.incarnation,
+        name: identity.name.clone(),
+    }
+}
+
+fn local_info(core: &Core) -> ClusterInfo {
+    let metrics = core.raft.server_metrics();
+    let (leader, term, membership) = {
+        let m = metrics.borrow_watched();
+        (known_leader(&m), m.vote.leader_id.term, m.membership_config.clone())
+    };
+    ClusterInfo {
+        node_id: core.id,
+        leader,
+        term,
+        members: core.state.members(),
+        voters: membership.membership().voter_ids().collect(),
+        learners: membership.membership().learner_ids().collect(),
+        replication_factor: core.state.replication_factor(),
+        applied_index: core.state.applied().map_or(0, |id| id.index),
+        revision: core.state.revision(),
+        cluster_id: core.state.cluster_id(),
+        name: String::new(),
+    }
+}

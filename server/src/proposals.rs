@@ -1,0 +1,90 @@
+//! The way of a change: admission, then this node's Raft, or one hop to the leader.
+
+use std::time::Duration;
+
+use hexkv_client::api::Code;
+use hexkv_raft_net::rpc::{PeerError, PeerRequest, PeerResponse};
+use hexkv_store::{NodeId, Proposal, command::Command, outcome::Outcome};
+use tokio::time::Instant;
+
+use crate::{core::WriteError, error::Error, node::Node};
+
+/// How long to wait before the leader is looked up again, when nobody leads or the one we asked does not.
+const LEADER_RETRY: Duration = Duration::from_millis(20);
+
+/// One attempt's end, when it is not the last.
+enum Attempt {
+    /// Certainly nothing happened; a leader may be known now.
+    NotDone(Option<NodeId>),
+    /// Final.
+    Done(Result<Outcome, Error>),
+}
+
+impl Node {
+    /// Proposes `command` and waits for its outcome, at most `timeout`. Attempts that certainly did nothing (no
+    /// leader, not the leader, not reached) are repeated until then: [`Error::no_leader`] means that
+    /// nothing happened, [`Error::outcome_unknown`] that it may have.
+    pub async fn propose(&self, command: &Command, timeout: Duration) -> Result<Outcome, Error> {
+        let deadline = Instant::now() + timeout;
+        let proposal = Proposal::new(command);
+        let _admitted = self.admission.admit(proposal.size_bytes()).ok_or_else(Error::overloaded)?;
+        let (mut hint, mut life) = (None, None);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.why_no_leader());
+            }
+            match self.attempt(&proposal, hint.take(), &mut life, left).await {
+                Attempt::Done(Ok(Outcome::Refused(refusal))) => return Err(refusal.into()),
+                Attempt::Done(result) => return result,
+                Attempt::NotDone(Some(leader)) if Some(leader) != self.leader_id() => hint = Some(leader),
+                Attempt::NotDone(_) => tokio::time::sleep(LEADER_RETRY.min(left)).await,
+            }
+        }
+    }
+
+    /// `life` is this node's id at the first attempt: a change that was meant for the cluster which the node has left
+    /// since must not be done in its next one.
+    async fn attempt(
+        &self,
+        proposal: &Proposal,
+        hint: Option<NodeId>,
+        life: &mut Option<NodeId>,
+        left: Duration,
+    ) -> Attempt {
+        let Some(core) = self.core() else { return Attempt::NotDone(None) };
+        if *life.get_or_insert(core.id) != core.id {
+            return Attempt::Done(Err(Error::new(
+                Code::NotInCluster,
+                "this node changed clusters while the request waited; nothing was changed. Retry it if it is meant for the new one",
+            )));
+        }
+        let Some(leader) = hint.or_else(|| self.leader_id()) else { return Attempt::NotDone(None) };
+        if leader == core.id {
+            // It would decide comparisons by a state that the others do not have; it is about to step down.
+            if self.divergence().is_some() {
+                return Attempt::NotDone(None);
+            }
+            return match core.write(proposal.clone(), left).await {
+                Ok(outcome) => Attempt::Done(Ok(outcome)),
+                Err(WriteError::NotLeader(other)) => Attempt::NotDone(other),
+                Err(WriteError::Unknown(why)) => Attempt::Done(Err(Error::outcome_unknown(why))),
+            };
+        }
+        let Some(address) = self.network.address_book().get(leader) else { return Attempt::NotDone(None) };
+        match self.network.request(leader, &address, PeerRequest::Propose(proposal.clone()), left).await {
+            Ok(PeerResponse::Outcome(outcome)) => Attempt::Done(Ok(outcome)),
+            Ok(PeerResponse::Error(PeerError::NotLeader { leader })) => Attempt::NotDone(leader),
+            Ok(PeerResponse::Error(PeerError::Unavailable(_))) => Attempt::NotDone(None),
+            Ok(PeerResponse::Error(e)) => Attempt::Done(Err(e.into())),
+            Ok(other) => Attempt::Done(Err(Error::outcome_unknown(format!("the leader answered {other:?}")))),
+            Err(e) if e.maybe_delivered() => {
+                Attempt::Done(Err(Error::outcome_unknown(format!("the leader did not answer: {e}"))))
+            }
+            Err(e) => {
+                tracing::debug!(error = %e, "the leader was not reached");
+                Attempt::NotDone(None)
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Linearizable reads: ReadIndex (Ongaro's thesis, 6.4), coalesced. One confirmation round runs at a time;
+//! every read that arrives meanwhile shares the next one. On the leader a round asks a quorum; elsewhere it
+//! asks the leader, whose own rounds coalesce again.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::error::Error;
+
+/// Most reads that wait for one round; beyond, reads are refused.
+const WAITERS_MAX: usize = 65_536;
+
+/// The answer of a round: all entries with a log index below it must be applied before the read.
+type RoundAnswer = Result<u64, Error>;
+/// Runs one round.
+type Round = Arc<dyn Fn() -> BoxFuture<'static, RoundAnswer> + Send + Sync>;
+
+/// Shares confirmation rounds among reads. Invariant: a read is answered only by a round that began after
+/// the read arrived.
+pub struct ReadIndex {
+    waiters: Arc<Mutex<Vec<oneshot::Sender<RoundAnswer>>>>,
+    arrived: Arc<Notify>,
+    fresh_at: Mutex<Option<Instant>>,
+}
+
+impl ReadIndex {
+    /// Starts the task that runs the rounds, until `cancel`.
+    pub fn start(round: Round, cancel: CancellationToken, tasks: &TaskTracker) -> Self {
+        let this = Self { waiters: Arc::default(), arrived: Arc::default(), fresh_at: Mutex::default() };
+        let (waiters, arrived) = (this.waiters.clone(), this.arrived.clone());
+        tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = arrived.notified() => {}
+                    () = cancel.cancelled() => break,
+                }
+                let batch = std::mem::take(&mut *waiters.lock());
+                if batch.is_empty() {
+                    continue;
+                }
+                let answer = tokio::select! {
+                    answer = round() => answer,
+                    () = cancel.cancelled() => break,
+                };
+                for waiter in batch {
+                    // A reader that went away needs no answer.
+                    let _ = waiter.send(answer.clone());
+                }
+            }
+        });
+        this
+    }
+
+    /// Waits for a round that begins after this call. The answer is an exclusive log index.
+    pub async fn confirm(&self, timeout: Duration) -> RoundAnswer {
+        let (tx, rx) = oneshot::channel();
+        {
+            let mut waiters = self.waiters.lock();
+            if waiters.len() >= WAITERS_MAX {
+                return Err(Error::overloaded());
+            }
+            waiters.push(tx);
+        }
+        self.arrived.notify_one();
+        match tokio::time::timeout(timeout, rx).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(Error::no_leader()),
+        }
+    }
+
+    /// Notes that this node's state contains everything that was acknowledged before `began`.
+    pub fn note_fresh(&self, began: Instant) {
+        let mut fresh = self.fresh_at.lock();
+        *fresh = (*fresh).max(Some(began));
+    }
+
+    /// The last time of which it is known that this node's state contains everything acknowledged before it.
+    pub fn fresh_at(&self) -> Option<Instant> {
+        *self.fresh_at.lock()
+    }
+}
+
+/// Waits until all entries with index < `index` are applied.
+pub async fn wait_applied(applied: &mut watch::Receiver<u64>, index: u64, timeout: Duration) -> Result<(), Error> {
+    if *applied.borrow() >= index {
+        return Ok(());
+    }
+    match tokio::time::timeout(timeout, applied.wait_for(|a| *a >= index)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Error::new(
+            hexkv_client::api::Code::Unavailable,
+            "this node did not catch up with the leader in time; retry, or ask another node",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn reads_that_arrive_during_a_round_share_the_next_one() {
+        let rounds = Arc::new(AtomicU64::new(0));
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let (r, g) = (rounds.clone(), gate.clone());
+        let round: Round = Arc::new(move || {
+            let (r, g) = (r.clone(), g.clone());
+            Box::pin(async move {
+                let n = r.fetch_add(1, Ordering::SeqCst) + 1;
+                g.acquire().await.expect("never closed").forget();
+                Ok(n)
+            })
+        });
+        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let reads = Arc::new(ReadIndex::start(round, cancel.clone(), &tasks));
+        let confirm = |reads: Arc<ReadIndex>| tokio::spawn(async move { reads.confirm(Duration::from_secs(10)).await });
+        let first = confirm(reads.clone());
+        while rounds.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let later: Vec<_> = (0..50).map(|_| confirm(reads.clone())).collect();
+        while reads.waiters.lock().len() < 50 {
+            tokio::task::yield_now().await;
+        }
+        gate.add_permits(2);
+        assert_eq!(first.await.expect("joined").expect("confirmed"), 1);
+        for read in later {
+            assert_eq!(read.await.expect("joined").expect("confirmed"), 2, "a round that began after the read arrived");
+        }
+        assert_eq!(rounds.load(Ordering::SeqCst), 2, "fifty reads cost one round");
+        cancel.cancel();
+    }
+}

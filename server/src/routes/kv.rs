@@ -1,0 +1,344 @@
+//! `/api/kv`: raw bytes by key, listings and deletions by range.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
+    response::IntoResponse,
+};
+use bytes::Bytes;
+use hexkv_client::api::{Code, DeleteAnswer, PutAnswer};
+use hexkv_store::{
+    command::{Command, Compare, Txn, TxnOp},
+    outcome::{OpResult, Outcome, TxnOutcome},
+    record::{ListRequest, Record},
+};
+use serde::Deserialize;
+
+use super::{
+    record::{Cursor, item, list_answer},
+    request::{
+        announced_bytes, check_content_type, check_range_is_named, condition, duration, key, list_limit, parse_etag,
+        query, range, value,
+    },
+};
+use crate::{
+    error::Error,
+    kv::{Consistency, ReadOptions},
+    node::Node,
+};
+
+const OCTET_STREAM: HeaderValue = HeaderValue::from_static("application/octet-stream");
+const PATH_PREFIX: &str = "/api/kv/";
+
+type Answer = Result<Response<Body>, Error>;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GetQuery {
+    #[serde(default)]
+    revision: u64,
+    #[serde(default)]
+    consistency: Consistency,
+    #[serde(default)]
+    min_revision: u64,
+    #[serde(default, deserialize_with = "duration")]
+    max_staleness: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    timeout: Option<Duration>,
+}
+
+impl GetQuery {
+    fn options(&self, node: &Node) -> Result<ReadOptions, Error> {
+        if self.max_staleness.is_some() && self.consistency != Consistency::Stale {
+            return Err(Error::invalid(
+                "max_staleness goes with consistency=stale; linearizable reads are never stale",
+            ));
+        }
+        Ok(ReadOptions {
+            consistency: self.consistency,
+            min_revision: self.min_revision,
+            max_staleness: self.max_staleness,
+            timeout: self.timeout.unwrap_or(node.config.request_timeout),
+        })
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangeQuery {
+    #[serde(default)]
+    prev: bool,
+    #[serde(default, deserialize_with = "duration")]
+    timeout: Option<Duration>,
+}
+
+/// `GET /api/kv/{key}` (and HEAD): the raw value, or the record as JSON when that is asked for.
+pub async fn get_key(State(node): State<Arc<Node>>, request: Request) -> Answer {
+    let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<GetQuery>(request.uri())?);
+    let options = q.options(&node)?;
+    let found = node.read_key(key.clone(), q.revision, &options).await?;
+    let headers = request.headers();
+    let mut response = match found.record {
+        None => Error::new(Code::KeyNotFound, "there is no such key").into_response(),
+        Some(record) if not_modified(headers, &record)? => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            describe(&mut response, &record);
+            response
+        }
+        Some(record) if wants_json(headers) => {
+            let mut response = Json(item(&key, &record, true)).into_response();
+            describe(&mut response, &record);
+            response
+        }
+        Some(record) => {
+            let content_type =
+                record.content_type.as_deref().and_then(|t| HeaderValue::from_str(t).ok()).unwrap_or(OCTET_STREAM);
+            let mut response = Response::new(Body::from(record.value.clone()));
+            response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+            describe(&mut response, &record);
+            response
+        }
+    };
+    response.headers_mut().insert("x-hexkv-revision", HeaderValue::from(found.revision));
+    if let Some(staleness) = found.staleness {
+        response.headers_mut().insert("x-hexkv-staleness", HeaderValue::from(staleness.as_millis() as u64));
+    }
+    Ok(response)
+}
+
+/// `PUT /api/kv/{key}`: the body becomes the value.
+pub async fn put_key(State(node): State<Arc<Node>>, request: Request) -> Answer {
+    let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<ChangeQuery>(request.uri())?);
+    let condition = condition(request.headers())?;
+    let content_type = content_type(request.headers())?;
+    let body_bytes_max = announced_bytes(request.headers()).unwrap_or(usize::MAX).min(node.config.value_bytes_max);
+    let _room = node.bodies.admit(body_bytes_max).ok_or_else(Error::overloaded)?;
+    let patience = q.timeout.unwrap_or(node.config.request_timeout);
+    let value = value(request.into_body(), node.config.value_bytes_max, patience).await?;
+    let put = TxnOp::Put { key: key.clone(), value, content_type, lease: 0, prev: q.prev };
+    let outcome = change(&node, &key, condition, put, q.timeout).await?;
+    match outcome.results.into_iter().next() {
+        Some(OpResult::Put { create_revision, version, prev }) => {
+            let prev = prev.map(|record| item(&key, &record, true));
+            let mut response =
+                Json(PutAnswer { revision: outcome.revision, create_revision, version, prev }).into_response();
+            response.headers_mut().insert(header::ETAG, etag(outcome.revision));
+            Ok(response)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// `DELETE /api/kv/{key}`.
+pub async fn delete_key(State(node): State<Arc<Node>>, request: Request) -> Answer {
+    let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<ChangeQuery>(request.uri())?);
+    let condition = condition(request.headers())?;
+    let delete = TxnOp::Delete { key: key.clone(), prev: q.prev };
+    let outcome = change(&node, &key, condition, delete, q.timeout).await?;
+    match outcome.results.into_iter().next() {
+        Some(OpResult::Delete { deleted, prev }) => {
+            let prev = prev.map(|record| item(&key, &record, true));
+            Ok(Json(DeleteAnswer { revision: outcome.revision, deleted, prev }).into_response())
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Any method on `/api/kv/`: a key is missing.
+pub async fn empty_key() -> Answer {
+    Err(Error::invalid("the key is empty; a key has at least one byte (to list keys: GET /api/kv?prefix=)"))
+}
+
+/// One operation on `key`, under a condition. 412 carries the key's current ETag.
+async fn change(
+    node: &Node,
+    key: &Bytes,
+    condition: Option<(hexkv_store::command::CompareTarget, hexkv_store::command::CompareOp)>,
+    op: TxnOp,
+    timeout: Option<Duration>,
+) -> Result<TxnOutcome, Error> {
+    let conditional = condition.is_some();
+    let compare = condition.map(|(target, op)| Compare { key: key.clone(), target, op }).into_iter().collect();
+    let failure = if conditional { vec![TxnOp::Get { key: key.clone(), keys_only: true }] } else { Vec::new() };
+    let command = Command::Txn(Txn { compare, success: vec![op], failure });
+    let outcome = propose_txn(node, &command, timeout).await?;
+    if outcome.succeeded {
+        return Ok(outcome);
+    }
+    let mut error = Error::new(
+        Code::PreconditionFailed,
+        "the key is not as the condition says; nothing was changed. Its current ETag is in the answer, if it exists",
+    );
+    if let Some(OpResult::Get(Some(current))) = outcome.results.first() {
+        error.current_revision = Some(current.record.mod_revision);
+    }
+    Err(error)
+}
+
+/// Proposes a transaction and waits for what it did.
+pub(super) async fn propose_txn(
+    node: &Node,
+    command: &Command,
+    timeout: Option<Duration>,
+) -> Result<TxnOutcome, Error> {
+    match node.propose(command, timeout.unwrap_or(node.config.request_timeout)).await? {
+        Outcome::Txn(outcome) => Ok(outcome),
+        other => Err(Error::new(Code::Internal, format!("unexpected outcome {other:?}"))),
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    prefix: Option<String>,
+    start: Option<String>,
+    end: Option<String>,
+    limit: Option<u32>,
+    cursor: Option<String>,
+    #[serde(default)]
+    keys_only: bool,
+    #[serde(default)]
+    count_only: bool,
+    order: Option<Order>,
+    #[serde(default)]
+    revision: u64,
+    #[serde(default)]
+    consistency: Consistency,
+    #[serde(default)]
+    min_revision: u64,
+    #[serde(default, deserialize_with = "duration")]
+    max_staleness: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    timeout: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Order {
+    Asc,
+    Desc,
+}
+
+/// `GET /api/kv`.
+pub async fn list(State(node): State<Arc<Node>>, request: Request) -> Answer {
+    let q = query::<ListQuery>(request.uri())?;
+    let limit = list_limit(q.limit)?;
+    let range = range(q.prefix.as_deref(), q.start.as_deref(), q.end.as_deref())?;
+    let descending = q.order == Some(Order::Desc);
+    let mut wanted = ListRequest {
+        range,
+        limit,
+        revision: q.revision,
+        keys_only: q.keys_only,
+        count_only: q.count_only,
+        descending,
+        after: None,
+    };
+    if let Some(text) = &q.cursor {
+        let cursor = Cursor::parse(text)?;
+        if cursor.range != wanted.range
+            || cursor.descending != descending
+            || (q.revision != 0 && q.revision != cursor.revision)
+        {
+            return Err(Error::invalid(
+                "the cursor belongs to another listing; repeat the parameters of the page it came with",
+            ));
+        }
+        wanted.revision = cursor.revision;
+        wanted.after = Some(cursor.after);
+    }
+    let options = GetQuery {
+        revision: 0,
+        consistency: q.consistency,
+        min_revision: q.min_revision.max(wanted.revision),
+        max_staleness: q.max_staleness,
+        timeout: q.timeout,
+    }
+    .options(&node)?;
+    if wanted.revision != 0 && q.cursor.is_none() {
+        // A revision that the cluster does not have yet is an error, not something to wait for.
+        let options = ReadOptions { min_revision: q.min_revision, ..options };
+        return page(&node, wanted, &options).await;
+    }
+    page(&node, wanted, &options).await
+}
+
+async fn page(node: &Node, wanted: ListRequest, options: &ReadOptions) -> Answer {
+    let page = node.read_range(wanted.clone(), options).await?;
+    Ok(Json(list_answer(&wanted, &page)).into_response())
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeleteRangeQuery {
+    prefix: Option<String>,
+    start: Option<String>,
+    end: Option<String>,
+    #[serde(default, deserialize_with = "duration")]
+    timeout: Option<Duration>,
+}
+
+/// `DELETE /api/kv`: a range, in one revision. The range must be named: an empty query deletes nothing.
+pub async fn delete_range(State(node): State<Arc<Node>>, request: Request) -> Answer {
+    let q = query::<DeleteRangeQuery>(request.uri())?;
+    check_range_is_named(q.prefix.as_ref(), q.start.as_ref(), q.end.as_ref())?;
+    let range = range(q.prefix.as_deref(), q.start.as_deref(), q.end.as_deref())?;
+    let command = Command::Txn(Txn::unconditional(TxnOp::DeleteRange(range)));
+    let outcome = propose_txn(&node, &command, q.timeout).await?;
+    match outcome.results.into_iter().next() {
+        Some(OpResult::Delete { deleted, .. }) => {
+            Ok(Json(DeleteAnswer { revision: outcome.revision, deleted, prev: None }).into_response())
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn content_type(headers: &HeaderMap) -> Result<Option<String>, Error> {
+    let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(None) };
+    let text = given.to_str().map_err(|_| Error::invalid("Content-Type is not ASCII"))?;
+    check_content_type(text)?;
+    Ok((given != OCTET_STREAM).then(|| text.to_string()))
+}
+
+fn wants_json(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|v| v.to_str().is_ok_and(|v| v.split(',').any(|t| t.trim().starts_with("application/json"))))
+}
+
+fn not_modified(headers: &HeaderMap, record: &Record) -> Result<bool, Error> {
+    let Some(given) = headers.get(header::IF_NONE_MATCH) else { return Ok(false) };
+    let text = given.to_str().map_err(|_| Error::invalid("If-None-Match is not ASCII"))?;
+    if text.trim() == "*" {
+        return Ok(true);
+    }
+    text.split(',').map(parse_etag).try_fold(false, |any, revision| match revision {
+        Some(revision) => Ok(any || revision == record.mod_revision),
+        None => Err(Error::invalid("If-None-Match takes ETags such as \"42\", or *")),
+    })
+}
+
+fn describe(response: &mut Response<Body>, record: &Record) {
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, etag(record.mod_revision));
+    headers.insert("x-hexkv-create-revision", HeaderValue::from(record.create_revision));
+    headers.insert("x-hexkv-version", HeaderValue::from(record.version));
+    if record.lease != 0 {
+        headers.insert("x-hexkv-lease", HeaderValue::from(record.lease));
+    }
+}
+
+fn etag(revision: u64) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{revision}\"")).expect("digits in quotes are a header value")
+}
+
+/// An outcome that apply never gives for such a command.
+pub(super) fn unexpected(result: &Option<OpResult>) -> Error {
+    Error::new(Code::Internal, format!("unexpected result {result:?}"))
+}

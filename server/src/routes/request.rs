@@ -1,0 +1,280 @@
+//! What handlers take out of a request: keys, queries, conditions, bodies. Everything that is refused is refused
+//! with what is allowed.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, Json, Query, Request, rejection::JsonRejection},
+    http::{HeaderMap, Uri, header},
+};
+use bytes::Bytes;
+use hexkv_client::api::Code;
+use hexkv_store::{
+    command::{CompareOp, CompareTarget, KEY_BYTES_MAX, KEY_BYTES_MIN},
+    record::KeyRange,
+};
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+
+use crate::error::Error;
+
+/// Items on a page when no limit is given.
+const LIST_LIMIT_DEFAULT: u32 = 1000;
+/// Most items on a page.
+const LIST_LIMIT_MAX: u32 = 10_000;
+/// Longest stored content type, in bytes.
+const CONTENT_TYPE_BYTES_MAX: usize = 256;
+/// Longest `timeout=`.
+const TIMEOUT_MAX: Duration = Duration::from_secs(300);
+
+const NO_JSON: &str = "the body must be JSON with the header Content-Type: application/json";
+
+/// The query, refused when it names anything unknown.
+pub fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Error> {
+    if let Some(raw) = uri.query() {
+        let ok = well_formed(raw) && percent_decode_str(raw).decode_utf8().is_ok();
+        if !ok {
+            return Err(Error::invalid("the query is not well-formed percent-encoded UTF-8"));
+        }
+    }
+    Query::<T>::try_from_uri(uri)
+        .map(|Query(q)| q)
+        .map_err(|e| Error::invalid(format!("the query is refused: {}", e.body_text())))
+}
+
+/// The key behind `prefix` in the path.
+pub fn key(uri: &Uri, prefix: &str) -> Result<Bytes, Error> {
+    let raw = uri.path().strip_prefix(prefix).ok_or_else(|| Error::invalid("no key in the path"))?;
+    if !well_formed(raw) {
+        return Err(Error::invalid(
+            "the key is not well-formed percent-encoding: each % is followed by two hexadecimal digits",
+        ));
+    }
+    let key = percent_decode_str(raw)
+        .decode_utf8()
+        .map_err(|_| Error::invalid("the key is not UTF-8; keys are UTF-8 over this API, percent-encoded"))?;
+    check_key(key.as_bytes())?;
+    Ok(Bytes::copy_from_slice(key.as_bytes()))
+}
+
+/// Refuses keys outside the limits.
+pub fn check_key(key: &[u8]) -> Result<(), Error> {
+    if key.len() < KEY_BYTES_MIN {
+        return Err(Error::invalid("the key is empty; a key has at least one byte"));
+    }
+    if key.len() > KEY_BYTES_MAX {
+        return Err(Error::new(
+            Code::KeyTooLarge,
+            format!("the key has {} bytes, at most {KEY_BYTES_MAX} are allowed", key.len()),
+        ));
+    }
+    Ok(())
+}
+
+/// How many items a page may have.
+pub fn list_limit(limit: Option<u32>) -> Result<u32, Error> {
+    match limit.unwrap_or(LIST_LIMIT_DEFAULT) {
+        limit @ 1..=LIST_LIMIT_MAX => Ok(limit),
+        limit => Err(Error::invalid(format!("limit is 1..={LIST_LIMIT_MAX}, not {limit}"))),
+    }
+}
+
+/// Refuses content types that are too long to be stored.
+pub fn check_content_type(text: &str) -> Result<(), Error> {
+    if text.len() > CONTENT_TYPE_BYTES_MAX {
+        return Err(Error::invalid(format!("the content type has more than {CONTENT_TYPE_BYTES_MAX} bytes")));
+    }
+    Ok(())
+}
+
+/// Keys that begin with `prefix`, or from `start` on and before `end`.
+pub fn range(prefix: Option<&str>, start: Option<&str>, end: Option<&str>) -> Result<KeyRange, Error> {
+    let range = match (prefix, start, end) {
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) => {
+            return Err(Error::invalid("give prefix, or start and end, not both"));
+        }
+        (Some(prefix), None, None) => KeyRange::prefix(prefix.as_bytes()),
+        (None, start, end) => KeyRange {
+            start: start.map(|s| Bytes::copy_from_slice(s.as_bytes())).unwrap_or_default(),
+            end: end.map(|e| Bytes::copy_from_slice(e.as_bytes())),
+        },
+    };
+    for bound in [Some(&range.start), range.end.as_ref()].into_iter().flatten() {
+        if !bound.is_empty() {
+            check_key(bound)?;
+        }
+    }
+    if range.end.as_ref().is_some_and(|end| *end < range.start) {
+        return Err(Error::invalid("end comes before start"));
+    }
+    Ok(range)
+}
+
+/// Refuses to delete a range that nothing names: it would be everything.
+pub fn check_range_is_named(
+    prefix: Option<&String>,
+    start: Option<&String>,
+    end: Option<&String>,
+) -> Result<(), Error> {
+    if prefix.or(start).or(end).is_none() {
+        return Err(Error::invalid(
+            "name what to delete: prefix, or start and end (a prefix that is empty deletes everything)",
+        ));
+    }
+    Ok(())
+}
+
+/// Size of the body, in bytes, where the request says it.
+pub fn announced_bytes(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn well_formed(encoded: &str) -> bool {
+    let bytes = encoded.as_bytes();
+    let hex = |i: usize| bytes.get(i).is_some_and(u8::is_ascii_hexdigit);
+    bytes.iter().enumerate().all(|(i, b)| *b != b'%' || (hex(i + 1) && hex(i + 2)))
+}
+
+/// The body as a value, at most `limit` bytes of it, within `timeout`.
+pub async fn value(body: Body, limit: usize, timeout: Duration) -> Result<Bytes, Error> {
+    receive(body, limit, timeout, "the value", "store it in parts, or raise VALUE_BYTES_MAX").await
+}
+
+/// A JSON body of at most `limit` bytes, within `timeout`; unknown fields and wrong types are refused.
+pub async fn json_within<T: DeserializeOwned>(request: Request, limit: usize, timeout: Duration) -> Result<T, Error> {
+    let (head, body) = request.into_parts();
+    let kind = head.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let is_json = |kind: &str| kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json");
+    if kind.is_none_or(|kind| !is_json(kind)) {
+        return Err(Error::invalid(NO_JSON));
+    }
+    let body = receive(body, limit, timeout, "the body", "make it smaller").await?;
+    // serde would take the fields of a struct from an array as well, by their order.
+    if body.trim_ascii_start().first().is_some_and(|first| *first == b'[') {
+        return Err(Error::invalid("the body is refused: it is a JSON array, not an object"));
+    }
+    Json::<T>::from_bytes(&body).map(|Json(value)| value).map_err(|e| refused_body(&e))
+}
+
+async fn receive(body: Body, limit: usize, timeout: Duration, what: &str, next: &str) -> Result<Bytes, Error> {
+    use http_body_util::{BodyExt, LengthLimitError, Limited};
+    let received = tokio::time::timeout(timeout, Limited::new(body, limit).collect()).await;
+    let received = received.map_err(|_| Error::invalid("the body did not arrive in time; nothing was changed"))?;
+    match received {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(e) if e.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(Error::new(Code::ValueTooLarge, format!("{what} has more than {limit} bytes; {next}")))
+        }
+        Err(e) => Err(Error::invalid(format!("the body did not arrive whole: {e}"))),
+    }
+}
+
+/// A JSON body; unknown fields and wrong types are refused.
+pub async fn json<T: DeserializeOwned>(request: Request) -> Result<T, Error> {
+    match Json::<T>::from_request(request, &()).await {
+        Ok(Json(value)) => Ok(value),
+        Err(JsonRejection::MissingJsonContentType(_)) => Err(Error::invalid(NO_JSON)),
+        Err(e) => Err(refused_body(&e)),
+    }
+}
+
+fn refused_body(rejection: &JsonRejection) -> Error {
+    Error::invalid(format!("the body is refused: {}", rejection.body_text()))
+}
+
+/// The condition of a change, from If-Match and If-None-Match.
+pub fn condition(headers: &HeaderMap) -> Result<Option<(CompareTarget, CompareOp)>, Error> {
+    let text = |name: header::HeaderName| match headers.get(&name) {
+        None => Ok(None),
+        Some(_) if headers.get_all(&name).iter().count() > 1 => Err(Error::invalid(format!("give {name} once"))),
+        Some(value) => value.to_str().map(Some).map_err(|_| Error::invalid(format!("{name} is not ASCII"))),
+    };
+    match (text(header::IF_MATCH)?, text(header::IF_NONE_MATCH)?) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => Err(Error::invalid("give If-Match or If-None-Match, not both")),
+        (None, Some("*")) => Ok(Some((CompareTarget::Version(0), CompareOp::Equal))),
+        (None, Some(other)) => {
+            Err(Error::invalid(format!("If-None-Match on a change takes * (create only), not {other}")))
+        }
+        (Some("*"), None) => Ok(Some((CompareTarget::Version(0), CompareOp::Greater))),
+        (Some(etag), None) => {
+            let revision = parse_etag(etag).ok_or_else(|| {
+                Error::invalid(format!(
+                    "If-Match takes one ETag, the revision in quotes such as \"42\", or *; not {etag}"
+                ))
+            })?;
+            Ok(Some((CompareTarget::ModRevision(revision), CompareOp::Equal)))
+        }
+    }
+}
+
+/// The revision in an ETag; revisions of existing keys begin at 1.
+pub fn parse_etag(etag: &str) -> Option<u64> {
+    let digits = etag.trim().strip_prefix('"')?.strip_suffix('"')?;
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok().filter(|r| *r > 0)
+}
+
+/// A duration such as `500ms` in a query.
+pub fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let parsed = humantime::parse_duration(&text)
+        .map_err(|_| serde::de::Error::custom(format!("{text:?} is no time; write it like 500ms or 10s")))?;
+    if parsed.is_zero() || parsed > TIMEOUT_MAX {
+        return Err(serde::de::Error::custom(format!("{text} is not within 1ms..{}s", TIMEOUT_MAX.as_secs())));
+    }
+    Ok(Some(parsed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_decoded_strictly() {
+        let parse = |path: &str| key(&path.parse().expect("a URI"), "/api/kv/");
+        assert_eq!(parse("/api/kv/a/b%20c").expect("fine"), "a/b c");
+        assert_eq!(parse("/api/kv/%C3%BC").expect("fine"), "ü");
+        assert_eq!(parse("/api/kv/%2F").expect("fine"), "/");
+        for bad in ["/api/kv/%zz", "/api/kv/%2", "/api/kv/%", "/api/kv/%ff", "/api/kv/"] {
+            assert_eq!(parse(bad).expect_err(bad).code, Code::InvalidArgument, "{bad}");
+        }
+        let long = format!("/api/kv/{}", "k".repeat(KEY_BYTES_MAX + 1));
+        assert_eq!(parse(&long).expect_err("too long").code, Code::KeyTooLarge);
+        assert_eq!(parse(&long[..long.len() - 1]).expect("the longest").len(), KEY_BYTES_MAX);
+    }
+
+    #[test]
+    fn conditions_are_one_etag_or_a_star() {
+        let given = |pairs: &[(header::HeaderName, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.insert(name, value.parse().expect("a header value"));
+            }
+            condition(&headers)
+        };
+        assert_eq!(given(&[]).expect("fine"), None);
+        assert_eq!(
+            given(&[(header::IF_MATCH, "\"7\"")]).expect("fine"),
+            Some((CompareTarget::ModRevision(7), CompareOp::Equal))
+        );
+        assert_eq!(
+            given(&[(header::IF_NONE_MATCH, "*")]).expect("fine"),
+            Some((CompareTarget::Version(0), CompareOp::Equal))
+        );
+        assert_eq!(
+            given(&[(header::IF_MATCH, "*")]).expect("fine"),
+            Some((CompareTarget::Version(0), CompareOp::Greater))
+        );
+        for bad in
+            ["7", "\"x\"", "\"\"", "\"0\"", "\"-1\"", "\"+1\"", "W/\"7\"", "\"1\", \"2\"", "\"99999999999999999999\""]
+        {
+            assert!(given(&[(header::IF_MATCH, bad)]).is_err(), "{bad}");
+        }
+        assert!(given(&[(header::IF_NONE_MATCH, "\"7\"")]).is_err());
+        assert!(given(&[(header::IF_MATCH, "\"7\""), (header::IF_NONE_MATCH, "*")]).is_err());
+    }
+}

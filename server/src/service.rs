@@ -1,0 +1,207 @@
+//! What this node answers to other nodes.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use hexkv_raft_net::{
+    LocalIdentity, PeerIdentity, Service,
+    rpc::{MemberHealth, PeerError, PeerRequest, PeerResponse, ReadRequest, ReadResult, StateHash},
+};
+use hexkv_store::{
+    NodeId, Proposal, StoreError, command::Command, driver::Driver, fs::SharedFs, member::Member, record::KeyRecord,
+    state_machine::StateMachine,
+};
+use openraft::async_runtime::WatchReceiver;
+
+use crate::{
+    core::{Core, Raft, WriteError},
+    error::Error,
+    node::{Node, wire_identity},
+    reads::wait_applied,
+};
+
+/// Longest that a peer's request is worked on; the asking node gives up no later.
+const PEER_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A member that answered within this time is alive: its name cannot be taken by another.
+const ALIVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The node as other nodes see it.
+pub struct NodeService(pub Arc<Node>);
+
+impl Service for NodeService {
+    type StateMachine = StateMachine;
+
+    fn local(&self) -> LocalIdentity {
+        wire_identity(&self.0.identity())
+    }
+
+    fn raft(&self) -> Option<Raft> {
+        self.0.core().map(|c| c.raft.clone())
+    }
+
+    fn snapshot_dir(&self) -> (SharedFs, PathBuf) {
+        (self.0.environment.fs.clone(), self.0.config.data_dir.join("snapshots"))
+    }
+
+    fn driver(&self) -> Driver {
+        self.0.environment.driver
+    }
+
+    fn peer(&self, from: PeerIdentity, request: PeerRequest) -> BoxFuture<'static, PeerResponse> {
+        let node = self.0.clone();
+        async move { answer(&node, &from, request).await }.boxed()
+    }
+}
+
+/// What this node answers to `request` of node `from`.
+pub async fn answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> PeerResponse {
+    try_answer(node, from, request).await.unwrap_or_else(PeerResponse::Error)
+}
+
+async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> Result<PeerResponse, PeerError> {
+    if let PeerRequest::ClusterInfo = request {
+        return Ok(PeerResponse::ClusterInfo(node.cluster()));
+    }
+    let core = node.core().ok_or_else(|| PeerError::Unavailable("the node is changing clusters".into()))?;
+    match request {
+        PeerRequest::ClusterInfo => unreachable!("answered above: it needs no core"),
+        PeerRequest::Propose(proposal) => propose(node, &core, proposal).await,
+        PeerRequest::ReadIndex => {
+            leads(node, &core)?;
+            let index = core.reads.confirm(PEER_REQUEST_TIMEOUT).await.map_err(unavailable)?;
+            Ok(PeerResponse::ReadIndex(index))
+        }
+        PeerRequest::Read(read) => {
+            leads(node, &core)?;
+            let index = core.reads.confirm(PEER_REQUEST_TIMEOUT).await.map_err(unavailable)?;
+            wait_applied(&mut core.state.applied_watch(), index, PEER_REQUEST_TIMEOUT).await.map_err(unavailable)?;
+            read_without_blocking(node, &core, read).await.map(PeerResponse::Read)
+        }
+        PeerRequest::Admit(member) => admit(node, &core, from, member).await,
+        PeerRequest::MemberHealth => {
+            leads(node, &core)?;
+            Ok(PeerResponse::MemberHealth(member_health(node, &core)))
+        }
+        PeerRequest::TransferLeader(to) => {
+            leads(node, &core)?;
+            transfer(node, &core, to).await
+        }
+        PeerRequest::StateHash => Ok(PeerResponse::StateHash(state_hash(&core))),
+    }
+}
+
+/// Reads this node's own state: a key at once, a range on a thread of its own, since it may take long and go to disk.
+pub async fn read_without_blocking(node: &Node, core: &Arc<Core>, read: ReadRequest) -> Result<ReadResult, PeerError> {
+    if let ReadRequest::Get { .. } = read {
+        return read_here(core, read);
+    }
+    let room = node.scans.clone().acquire_owned().await.map_err(|e| PeerError::Unavailable(e.to_string()))?;
+    let core = core.clone();
+    let scan = node.environment.driver.run(move || {
+        let _room = room;
+        read_here(&core, read)
+    });
+    scan.await.unwrap_or_else(|e| Err(PeerError::Unavailable(format!("the listing broke off: {e}"))))
+}
+
+fn read_here(core: &Core, read: ReadRequest) -> Result<ReadResult, PeerError> {
+    let result = match read {
+        ReadRequest::Get { key, revision } => core.state.get(&key, revision).map(|(record, revision)| {
+            ReadResult::Get { found: record.map(|record| KeyRecord { key, record }), revision }
+        }),
+        ReadRequest::List(request) => core.state.list(&request).map(ReadResult::List),
+    };
+    result.map_err(|e| match e {
+        StoreError::Compacted { requested, oldest } => PeerError::Compacted { requested, oldest },
+        StoreError::FutureRevision { .. } => PeerError::Invalid(e.to_string()),
+        other => PeerError::Unavailable(other.to_string()),
+    })
+}
+
+/// State hash of this node, as others ask for it.
+pub fn state_hash(core: &Core) -> StateHash {
+    let h = core.state.hash();
+    StateHash { applied_index: h.applied_index, revision: h.revision, hash: h.hash, checkpoints: h.checkpoints }
+}
+
+/// The leader's view of each member.
+pub fn member_health(node: &Node, core: &Core) -> Vec<MemberHealth> {
+    let metrics = core.raft.metrics().borrow_watched().clone();
+    let replication = metrics.replication.unwrap_or_default();
+    let health = |member: Member| {
+        let me = member.node_id == core.id;
+        MemberHealth {
+            node_id: member.node_id,
+            last_contact_ms: if me {
+                Some(0)
+            } else {
+                node.network.last_contact(member.node_id).map(|t| t.elapsed().as_millis() as u64)
+            },
+            matched_index: if me {
+                metrics.last_log_index
+            } else {
+                replication.get(&member.node_id).and_then(|m| m.as_ref().map(|id| id.index))
+            },
+        }
+    };
+    core.state.members().into_iter().map(health).collect()
+}
+
+async fn propose(node: &Node, core: &Core, proposal: Proposal) -> Result<PeerResponse, PeerError> {
+    leads(node, core)?;
+    let _admitted = node.admission.admit(proposal.size_bytes()).ok_or(PeerError::Overloaded)?;
+    match core.write(proposal, PEER_REQUEST_TIMEOUT).await {
+        Ok(outcome) => Ok(PeerResponse::Outcome(outcome)),
+        Err(WriteError::NotLeader(leader)) => Err(PeerError::NotLeader { leader }),
+        Err(WriteError::Unknown(why)) => Err(PeerError::OutcomeUnknown(why)),
+    }
+}
+
+async fn admit(node: &Node, core: &Core, from: &PeerIdentity, member: Member) -> Result<PeerResponse, PeerError> {
+    leads(node, core)?;
+    let earlier = core.state.members().into_iter().find(|m| m.name == member.name && m.node_id != member.node_id);
+    // An earlier self that lost its disk no longer answers under its old id; one that does is another node.
+    let replaces = match earlier {
+        Some(m) if m.node_id == core.id => None,
+        // A member that gives its own place up, because its state has to be rebuilt.
+        Some(m) if m.node_id == from.node_id => Some(m.node_id),
+        Some(m) if reached_lately(node, m.node_id) => None,
+        Some(m) => Some(m.node_id),
+        None => None,
+    };
+    tracing::info!(member = member.name, raft = member.raft, %from, ?replaces, "a node asks to join");
+    propose(node, core, Proposal::new(&Command::PutMember { member, replaces })).await
+}
+
+async fn transfer(node: &Node, core: &Core, to: NodeId) -> Result<PeerResponse, PeerError> {
+    let voters: Vec<NodeId> = core.raft.voter_ids().collect();
+    if !voters.contains(&to) {
+        return Err(PeerError::Invalid("only a voter can lead".into()));
+    }
+    // openraft serves nobody between the hand-over and the next election, so a dead target must not be tried.
+    if to != core.id && !reached_lately(node, to) {
+        return Err(PeerError::Invalid("that voter does not answer now; nothing was changed".into()));
+    }
+    core.raft.trigger().transfer_leader(to).await.map_err(|e| PeerError::Unavailable(e.to_string()))?;
+    Ok(PeerResponse::TransferStarted)
+}
+
+fn reached_lately(node: &Node, id: NodeId) -> bool {
+    node.network.last_contact(id).is_some_and(|t| t.elapsed() < ALIVE_WITHIN)
+}
+
+/// A leader whose state differs from the others' would answer from it, and decide comparisons by it.
+fn leads(node: &Node, core: &Core) -> Result<(), PeerError> {
+    if let Some(why) = node.divergence() {
+        return Err(PeerError::Unavailable(format!("this node's state differs from the others': {why}")));
+    }
+    let leader = core.leader();
+    if leader == Some(core.id) { Ok(()) } else { Err(PeerError::NotLeader { leader }) }
+}
+
+fn unavailable(e: Error) -> PeerError {
+    match e.code {
+        hexkv_client::api::Code::Overloaded => PeerError::Overloaded,
+        _ => PeerError::Unavailable(e.detail),
+    }
+}

@@ -1,0 +1,165 @@
+//! What `GET /api/cluster/status` and the health routes answer.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hexkv_client::api::{ClusterStatus, HealthAnswer, MemberState, MemberStatus, NodeHealth, Role};
+use hexkv_raft_net::rpc::{ClusterInfo, MemberHealth, PeerRequest, PeerResponse};
+use hexkv_store::NodeId;
+use openraft::async_runtime::WatchReceiver;
+use tokio::time::Instant;
+
+use crate::{
+    error::Error,
+    kv::confirm,
+    node::{Node, Position},
+    service::member_health,
+};
+
+/// How long a status waits for the leader's view.
+const LEADER_VIEW_TIMEOUT: Duration = Duration::from_millis(1000);
+/// A node is ready when a linearizable read is confirmed within this time.
+const READY_TIMEOUT: Duration = Duration::from_millis(1500);
+
+impl Node {
+    /// The cluster as this node and its leader see it.
+    pub async fn status(&self) -> ClusterStatus {
+        let info = self.cluster();
+        let health = self.health_of_members(&info).await;
+        let mut members: Vec<MemberStatus> =
+            info.members.iter().map(|m| self.member_status(&info, m, health.as_ref())).collect();
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        let up = |id: &NodeId| {
+            health.as_ref().and_then(|h| h.get(id)).is_some_and(|h| self.state_of(h.last_contact_ms) == MemberState::Up)
+        };
+        let voters_up = info.voters.iter().filter(|id| up(id)).count();
+        let commit_index = self.core().and_then(|c| {
+            let metrics = c.raft.metrics();
+            let m = metrics.borrow_watched();
+            m.local_committed.as_ref().map(|id| id.index)
+        });
+        ClusterStatus {
+            cluster_id: info.cluster_id.map(|id| format!("{id:016x}")),
+            node: self.name.clone(),
+            leader: info.leader.and_then(|id| name_of(&info, id)),
+            term: info.term,
+            replication_factor: info.replication_factor,
+            quorum: !info.voters.is_empty() && voters_up > info.voters.len() / 2,
+            members,
+            commit_index: commit_index.unwrap_or(info.applied_index),
+            applied_index: info.applied_index,
+            revision: info.revision,
+        }
+    }
+
+    async fn health_of_members(&self, info: &ClusterInfo) -> Option<BTreeMap<NodeId, MemberHealth>> {
+        let core = self.core()?;
+        let list = if core.is_leader() {
+            member_health(self, &core)
+        } else {
+            let leader = info.leader?;
+            let address = self.network.address_book().get(leader)?;
+            match self.network.request(leader, &address, PeerRequest::MemberHealth, LEADER_VIEW_TIMEOUT).await {
+                Ok(PeerResponse::MemberHealth(list)) => list,
+                Ok(_) | Err(_) => return None,
+            }
+        };
+        Some(list.into_iter().map(|h| (h.node_id, h)).collect())
+    }
+
+    fn state_of(&self, last_contact_ms: Option<u64>) -> MemberState {
+        match last_contact_ms {
+            Some(ms) if u128::from(ms) <= self.config.heartbeat_timeout.as_millis() * 2 => MemberState::Up,
+            Some(_) | None => MemberState::Down,
+        }
+    }
+
+    fn member_status(
+        &self,
+        info: &ClusterInfo,
+        member: &hexkv_store::member::Member,
+        health: Option<&BTreeMap<NodeId, MemberHealth>>,
+    ) -> MemberStatus {
+        let id = member.node_id;
+        let known = health.and_then(|h| h.get(&id));
+        let newest = health.and_then(|h| h.values().filter_map(|h| h.matched_index).max());
+        let matched_index = known.and_then(|h| h.matched_index);
+        let role = if info.voters.contains(&id) {
+            Role::Voter
+        } else if info.learners.contains(&id) {
+            Role::Learner
+        } else {
+            Role::Standby
+        };
+        MemberStatus {
+            name: member.name.clone(),
+            id: format!("{id:016x}"),
+            role,
+            state: known.map_or(MemberState::Unknown, |h| self.state_of(h.last_contact_ms)),
+            http: member.http.clone(),
+            raft: member.raft.clone(),
+            version: member.version.clone(),
+            last_contact_ms: known.and_then(|h| h.last_contact_ms),
+            matched_index,
+            lag_entries: matched_index.zip(newest).map(|(m, n)| n.saturating_sub(m)),
+        }
+    }
+
+    /// Whether this node can serve linearizable requests now: it is tried.
+    pub async fn ready(&self) -> Result<(), Error> {
+        if let Some(why) = self.divergence() {
+            return Err(Error::new(
+                hexkv_client::api::Code::Unavailable,
+                format!("this node's state differs from the others': {why}"),
+            ));
+        }
+        let core = self.serving_core()?;
+        if self.identity().cluster_id.is_none() {
+            return Err(Error::new(
+                hexkv_client::api::Code::NotInCluster,
+                "this node waits for the other nodes of its cluster; see that they run, or start it with CLUSTER_SIZE=1",
+            ));
+        }
+        match self.position() {
+            Position::Holder => confirm(&core, Instant::now() + READY_TIMEOUT).await,
+            Position::Standby => self.ask_leader(PeerRequest::ReadIndex, READY_TIMEOUT).await.map(|_| ()),
+            Position::Outside => Err(self.why_no_leader()),
+        }
+    }
+
+    /// `ok` when linearizable requests are served and every member is up, else `degraded` with the reason.
+    pub async fn health(&self) -> HealthAnswer {
+        if let Err(e) = self.ready().await {
+            return HealthAnswer { status: "degraded".into(), reason: Some(e.detail) };
+        }
+        let status = self.status().await;
+        let down: Vec<&str> =
+            status.members.iter().filter(|m| m.state == MemberState::Down).map(|m| m.name.as_str()).collect();
+        if down.is_empty() {
+            HealthAnswer { status: "ok".into(), reason: None }
+        } else {
+            HealthAnswer { status: "degraded".into(), reason: Some(format!("not reached: {}", down.join(", "))) }
+        }
+    }
+
+    /// The node's services, each with its state.
+    pub async fn node_health(&self) -> NodeHealth {
+        let ready = self.ready().await;
+        let failed = self.fatal().borrow().clone();
+        let mut services = BTreeMap::new();
+        services.insert("raft".into(), ready.as_ref().map_or_else(|e| e.detail.clone(), |()| "ok".into()));
+        services.insert("storage".into(), failed.clone().unwrap_or_else(|| "ok".into()));
+        services.insert("state".into(), self.divergence().unwrap_or_else(|| "ok".into()));
+        services.insert("discovery".into(), self.naming.describe().into());
+        let ok = ready.is_ok() && failed.is_none() && self.divergence().is_none();
+        NodeHealth {
+            node: self.name.clone(),
+            status: if ok { "ok" } else { "degraded" }.into(),
+            timestamp: humantime::format_rfc3339_millis(self.environment.clock.now()).to_string(),
+            services,
+        }
+    }
+}
+
+fn name_of(info: &ClusterInfo, id: NodeId) -> Option<String> {
+    info.members.iter().find(|m| m.node_id == id).map(|m| m.name.clone())
+}

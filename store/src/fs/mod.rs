@@ -1,0 +1,75 @@
+//! The seam below which files are real or simulated. All files of the log, the change log, snapshots and
+//! identity go through it; sled does not, because nothing relies on sled's durability.
+//!
+//! Calls block. `real` is the operating system; `faulty` is an in-memory disk that loses un-synced writes,
+//! tears them, runs full and flips bits, on request.
+
+pub mod faulty;
+mod real;
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub use faulty::FaultyFs;
+pub use real::RealFs;
+
+/// A shared file system.
+pub type SharedFs = Arc<dyn Fs>;
+
+/// Operations on names. A created, renamed or removed name is durable only after [`Fs::sync_dir`] of its directory.
+pub trait Fs: Send + Sync + fmt::Debug + 'static {
+    /// Creates a file that must not exist, open for reading and writing.
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn File>>;
+    /// Opens an existing file for reading, and for writing if `write`.
+    fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn File>>;
+    /// Renames a file or directory, replacing a file that has the new name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Creates a directory and its parents.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// Names in a directory, sorted.
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
+    /// Whether a name exists.
+    fn exists(&self, path: &Path) -> bool;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Locks the file `path` (created where missing) against other processes, and against other holders in this one, until
+    /// the lock is dropped or the process ends. `holder` is noted in the file for those who find it locked.
+    fn lock(&self, path: &Path, holder: &str) -> io::Result<LockOutcome>;
+    /// Differs after every loss of power: whoever noted it can tell whether what was not synced may be gone.
+    fn boot_id(&self) -> io::Result<String>;
+}
+
+/// Answer of [`Fs::lock`].
+#[derive(Debug)]
+pub enum LockOutcome {
+    /// The caller holds the lock.
+    Held(Box<dyn FileLock>),
+    /// Someone else does.
+    Busy {
+        /// What the holder noted; empty when it cannot be read.
+        holder: String,
+    },
+}
+
+/// A lock; dropping it releases it.
+pub trait FileLock: Send + Sync + fmt::Debug {}
+
+/// Operations on an open file, by absolute position.
+#[expect(clippy::len_without_is_empty, reason = "asking for the length is an operation that can fail")]
+pub trait File: Send + Sync + fmt::Debug {
+    /// Reads exactly `buf.len()` bytes at `offset`; [`io::ErrorKind::UnexpectedEof`] beyond the end.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all of `buf` at `offset`, growing the file where needed.
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+    /// Sets the length; a longer file reads as zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Makes written bytes (and the length needed to read them) durable.
+    fn sync_data(&self) -> io::Result<()>;
+}

@@ -1,0 +1,240 @@
+//! What callers of the log and its writer share: the log as callers see it, and how far it is durable.
+
+use std::{collections::VecDeque, io, ops::Range, sync::OnceLock};
+
+use openraft::{LogIdOptionExt, entry::RaftEntry};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+
+use super::{
+    index::{Index, Run},
+    records::{Head, entry_bytes},
+};
+use crate::{
+    StoreError,
+    raft_types::{Entry, LogId},
+};
+
+/// Most bytes of entries that wait for the writer; appends wait beyond.
+pub(super) const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub view: Mutex<View>,
+    /// Entries with lower indices are durable.
+    pub durable: watch::Sender<u64>,
+    /// Room in the queue, in bytes.
+    pub room: Semaphore,
+    pub fatal: watch::Sender<Option<String>>,
+    failure: OnceLock<(io::ErrorKind, String)>,
+    cache_bytes_max: usize,
+}
+
+/// The log as callers see it, which is ahead of the disk by what waits for the writer.
+///
+/// Invariants:
+/// - `cache` holds the last entries without a gap, from `cache_first` up to `head.last`.
+/// - All entries that are not yet durable are in `cache`; all others are in `index`, up to `cache_first` without a gap.
+/// - While a truncation waits for the writer, `index` may hold entries that callers no longer see. They have higher
+///   indices than any entry that has left the cache.
+#[derive(Debug)]
+pub(super) struct View {
+    /// The vote is the durable one; the rest includes what waits for the writer.
+    pub head: Head,
+    pub index: Index,
+    pub counters: Counters,
+    cache: VecDeque<Entry>,
+    cache_first: u64,
+    cache_bytes: usize,
+    truncations_pending: usize,
+}
+
+/// What the writer did since the log was opened.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub appended_bytes: u64,
+    pub syncs: u64,
+    pub batches: u64,
+    pub batch_operations_max: u64,
+}
+
+/// Entries to read, in order: first from disk, then from memory.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub runs: Vec<Run>,
+    pub cached: Vec<Entry>,
+}
+
+impl Shared {
+    pub fn new(head: Head, index: Index, cache_bytes_max: usize) -> Self {
+        let next = head.last.next_index();
+        let view = View {
+            head,
+            index,
+            counters: Counters::default(),
+            cache: VecDeque::new(),
+            cache_first: next,
+            cache_bytes: 0,
+            truncations_pending: 0,
+        };
+        Self {
+            view: Mutex::new(view),
+            durable: watch::Sender::new(next),
+            room: Semaphore::new(QUEUE_BYTES_MAX),
+            fatal: watch::Sender::new(None),
+            failure: OnceLock::new(),
+            cache_bytes_max,
+        }
+    }
+
+    /// Makes the log fail for good; the first failure counts.
+    pub fn fail(&self, error: StoreError) {
+        let error = io::Error::from(error);
+        let message = error.to_string();
+        if self.failure.set((error.kind(), message.clone())).is_ok() {
+            tracing::error!(error = %message, "the write-ahead log failed, this node must stop");
+            self.room.close();
+            self.fatal.send_replace(Some(message));
+        }
+    }
+
+    /// The error that made the log fail.
+    pub fn failure(&self) -> Option<io::Error> {
+        self.failure.get().map(|(kind, message)| io::Error::new(*kind, message.clone()))
+    }
+
+    pub fn check(&self) -> io::Result<()> {
+        self.failure().map_or(Ok(()), Err)
+    }
+
+    /// Notes under the view's lock that the writer made everything durable up to `next`, and trims the cache.
+    pub fn made_durable(&self, view: &mut View, next: u64) {
+        // Entries of the writer's last batch may be truncated already, and others may have taken their indices.
+        if view.truncations_pending > 0 {
+            return;
+        }
+        self.durable.send_if_modified(|durable| std::mem::replace(durable, next) != next);
+        while view.cache_bytes > self.cache_bytes_max && view.cache_first < next {
+            view.drop_first_cached();
+        }
+    }
+}
+
+impl View {
+    /// Index of the first entry, or of the next one when there is none.
+    pub fn first(&self) -> u64 {
+        match self.head.purged {
+            Some(purged) => purged.index + 1,
+            None => self.index.first().unwrap_or(self.cache_first).min(self.cache_first),
+        }
+    }
+
+    pub fn append(&mut self, entries: &[Entry], bytes: usize) {
+        let Some((first, last)) = entries.first().zip(entries.last()) else { return };
+        if let Some(expected) = self.head.expected_index() {
+            assert_eq!(first.index(), expected, "appended entries must follow the last one, {:?}", self.head.last);
+        } else {
+            self.cache_first = first.index();
+        }
+        assert_eq!(last.index() - first.index() + 1, entries.len() as u64, "appended entries must be consecutive");
+        self.head.last = Some(last.log_id);
+        self.cache.extend(entries.iter().cloned());
+        self.cache_bytes += bytes;
+    }
+
+    /// The writer must be told next, and [`View::truncated`] when it is done.
+    pub fn truncate(&mut self, after: Option<LogId>, durable: &watch::Sender<u64>) {
+        self.head.truncate(after);
+        self.truncations_pending += 1;
+        let next = self.head.last.next_index();
+        while self.cache_first + self.cache.len() as u64 > next
+            && let Some(gone) = self.cache.pop_back()
+        {
+            self.cache_bytes -= entry_bytes(&gone);
+        }
+        self.cache_first = self.cache_first.min(next);
+        durable.send_if_modified(|durable| std::mem::replace(durable, next.min(*durable)) != *durable);
+    }
+
+    /// The writer carried out `truncations`.
+    pub fn truncated(&mut self, truncations: usize) {
+        self.truncations_pending -= truncations;
+    }
+
+    /// Follows `head.purged`.
+    pub fn purge_cache(&mut self) {
+        let next = self.head.purged.next_index();
+        while self.cache_first < next && !self.cache.is_empty() {
+            self.drop_first_cached();
+        }
+        self.cache_first = self.cache_first.max(next);
+    }
+
+    fn drop_first_cached(&mut self) {
+        if let Some(gone) = self.cache.pop_front() {
+            self.cache_bytes -= entry_bytes(&gone);
+            self.cache_first += 1;
+        }
+    }
+
+    /// Plans the read of what the log has of `range`: about `limit_bytes`, but at least one entry.
+    pub fn plan(&self, range: Range<u64>, limit_bytes: u64) -> Plan {
+        let (mut next, end) = (range.start.max(self.first()), range.end.min(self.head.last.next_index()));
+        let mut left_bytes = limit_bytes;
+        let mut plan = Plan { runs: Vec::new(), cached: Vec::new() };
+        if next >= end {
+            return plan;
+        }
+        if next < self.cache_first {
+            let (runs, entries, left) = self.index.plan(next..end.min(self.cache_first), limit_bytes);
+            (plan.runs, left_bytes) = (runs, left);
+            next += entries;
+        }
+        if next >= self.cache_first {
+            let (from, to) = ((next - self.cache_first) as usize, (end - self.cache_first) as usize);
+            for entry in self.cache.range(from..to.max(from)) {
+                let bytes = entry_bytes(entry) as u64;
+                if bytes > left_bytes && !(plan.cached.is_empty() && plan.runs.is_empty()) {
+                    break;
+                }
+                left_bytes = left_bytes.saturating_sub(bytes);
+                plan.cached.push(entry.clone());
+            }
+        }
+        plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::{EntryPayload, impls::leader_id_adv::LeaderId};
+
+    use super::*;
+
+    fn log_id(term: u64, index: u64) -> LogId {
+        LogId { leader_id: LeaderId { term, node_id: 1 }, index }
+    }
+
+    fn append(shared: &Shared, term: u64, indices: Range<u64>) {
+        let entries: Vec<_> = indices.map(|i| Entry::new(log_id(term, i), EntryPayload::Blank)).collect();
+        let bytes = entries.iter().map(entry_bytes).sum();
+        shared.view.lock().append(&entries, bytes);
+    }
+
+    #[test]
+    fn a_batch_from_before_a_truncation_makes_nothing_after_it_durable() {
+        let shared = Shared::new(Head::default(), Index::default(), 0);
+        append(&shared, 1, 0..10);
+        shared.view.lock().truncate(Some(log_id(1, 4)), &shared.durable);
+        append(&shared, 2, 5..10);
+        // The writer finishes the first ten entries only now.
+        shared.made_durable(&mut shared.view.lock(), 10);
+        assert!(*shared.durable.borrow() <= 5);
+        let plan = shared.view.lock().plan(5..10, u64::MAX);
+        assert_eq!(plan.cached.len(), 5, "they are nowhere but in memory");
+        let mut view = shared.view.lock();
+        view.truncated(1);
+        shared.made_durable(&mut view, 10);
+        assert_eq!(*shared.durable.borrow(), 10);
+    }
+}

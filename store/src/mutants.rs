@@ -1,0 +1,198 @@
+//! Deliberate faults, by which the fault suite proves that it would find real ones. Only the feature `mutants` compiles
+//! them in; without it [`active`] is a constant `false` and nothing of them is left in the binary.
+//!
+//! A mutant is one wrong turn in the code of one promise, taken where [`active`] says so. One process runs with one
+//! mutant at most, named by the environment variable [`VARIABLE`].
+
+/// Names the mutant to run with; read once.
+pub const VARIABLE: &str = "HEXKV_MUTANT";
+
+/// A deliberate fault. Each variant says what it breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mutant {
+    /// A linearizable read is answered from the node's own state, unconfirmed.
+    LocalRead,
+    /// The leader gives a read index without asking a quorum whether it still leads.
+    ReadIndexWithoutQuorum,
+    /// A linearizable read does not wait until its read index is applied.
+    ReadWithoutApply,
+    /// A new leader gives its commit index as a read index before it committed an entry of its own term.
+    ReadIndexBeforeOwnTerm,
+    /// The log reports entries as durable that it wrote and did not sync.
+    AckBeforeSync,
+    /// A vote is granted and kept in memory only.
+    VoteNotSaved,
+    /// A truncation takes place in memory only.
+    TruncateNotRecorded,
+    /// New names in directories are not synced.
+    DirectoryNotSynced,
+    /// A failed sync of the log is taken for a success.
+    FailedSyncIsSuccess,
+    /// The log is continued behind a torn tail that was not cut.
+    TornTailNotCut,
+    /// A truncation leaves one entry too many.
+    TruncateOffByOne,
+    /// Entries are applied before they are durable on the node.
+    ApplyBeforeDurable,
+    /// A snapshot says that it ends one entry before it does, so that entry is applied again after a restart.
+    DoubleApply,
+    /// Apply takes every comparison to hold.
+    CasNotChecked,
+    /// Of the changes of a transaction that replaces something, only the first takes place.
+    HalfTransaction,
+    /// What apply writes depends on chance, so nodes come to differ.
+    ChanceInApply,
+    /// A snapshot lacks the membership.
+    SnapshotWithoutMembership,
+    /// A snapshot lacks the last change that it claims to have.
+    SnapshotMissesLastChange,
+}
+
+/// Whether this process runs with `mutant`.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+pub const fn active(_mutant: Mutant) -> bool {
+    false
+}
+
+#[cfg(feature = "mutants")]
+pub use catalogue::{Class, active};
+
+#[cfg(feature = "mutants")]
+mod catalogue {
+    use std::{fmt, sync::OnceLock};
+
+    use super::{Mutant, VARIABLE};
+
+    /// What a mutant breaks.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Class {
+        /// Linearizable reads.
+        Reads,
+        /// What was acknowledged survives a crash.
+        Durability,
+        /// All nodes come to the same state by the same entries.
+        Apply,
+        /// Snapshots hold all that they stand for.
+        Snapshot,
+    }
+
+    impl fmt::Display for Class {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.pad(match self {
+                Self::Reads => "reads",
+                Self::Durability => "durability",
+                Self::Apply => "apply",
+                Self::Snapshot => "snapshot",
+            })
+        }
+    }
+
+    /// Whether this process runs with `mutant`.
+    ///
+    /// # Panics
+    /// When the environment names a mutant that does not exist: it would pass for one that nothing catches.
+    pub fn active(mutant: Mutant) -> bool {
+        static CHOSEN: OnceLock<Option<Mutant>> = OnceLock::new();
+        let chosen = CHOSEN.get_or_init(|| {
+            let name = std::env::var(VARIABLE).ok()?;
+            let found = Mutant::ALL.into_iter().find(|m| m.name() == name);
+            assert!(found.is_some(), "{VARIABLE}={name}: there is no such mutant");
+            found
+        });
+        *chosen == Some(mutant)
+    }
+
+    /// The tests of `store::log`, on disks that fail at every operation.
+    const LOG_TESTS: &[&str] = &["log::"];
+
+    impl Mutant {
+        /// Every mutant.
+        pub const ALL: [Self; 18] = [
+            Self::LocalRead,
+            Self::ReadIndexWithoutQuorum,
+            Self::ReadWithoutApply,
+            Self::ReadIndexBeforeOwnTerm,
+            Self::AckBeforeSync,
+            Self::VoteNotSaved,
+            Self::TruncateNotRecorded,
+            Self::DirectoryNotSynced,
+            Self::FailedSyncIsSuccess,
+            Self::TornTailNotCut,
+            Self::TruncateOffByOne,
+            Self::ApplyBeforeDurable,
+            Self::DoubleApply,
+            Self::CasNotChecked,
+            Self::HalfTransaction,
+            Self::ChanceInApply,
+            Self::SnapshotWithoutMembership,
+            Self::SnapshotMissesLastChange,
+        ];
+
+        fn facts(self) -> (&'static str, Class, &'static [&'static str]) {
+            use Class::{Apply, Durability, Reads, Snapshot};
+            const CLIENTS: &[&str] = &["linearizability", "bank"];
+            // A node that cannot start, or stops, although its disk is in order.
+            const STOPPED: &str = "node-stopped";
+            match self {
+                Self::LocalRead => ("local-read", Reads, CLIENTS),
+                Self::ReadIndexWithoutQuorum => ("read-index-without-quorum", Reads, CLIENTS),
+                Self::ReadWithoutApply => ("read-without-apply", Reads, CLIENTS),
+                Self::ReadIndexBeforeOwnTerm => ("read-index-before-own-term", Reads, CLIENTS),
+                Self::AckBeforeSync => ("ack-before-sync", Durability, &["durable-survives", "vote-monotonic"]),
+                Self::VoteNotSaved => ("vote-not-saved", Durability, &["vote-monotonic", "election-safety"]),
+                Self::TruncateNotRecorded => ("truncate-not-recorded", Durability, LOG_TESTS),
+                Self::DirectoryNotSynced => {
+                    ("directory-not-synced", Durability, &["durable-survives", "vote-monotonic", STOPPED])
+                }
+                Self::FailedSyncIsSuccess => ("failed-sync-is-success", Durability, &["durable-survives", STOPPED]),
+                Self::TornTailNotCut => ("torn-tail-not-cut", Durability, LOG_TESTS),
+                Self::TruncateOffByOne => ("truncate-off-by-one", Apply, &["panic", "log-contiguous", STOPPED]),
+                Self::ApplyBeforeDurable => ("apply-before-durable", Apply, &["applied-durable"]),
+                Self::DoubleApply => ("double-apply", Apply, &["state-hash"]),
+                Self::CasNotChecked => ("cas-not-checked", Apply, CLIENTS),
+                Self::HalfTransaction => ("half-transaction", Apply, &["bank", "revision"]),
+                Self::ChanceInApply => ("chance-in-apply", Apply, &["state-hash"]),
+                Self::SnapshotWithoutMembership => {
+                    ("snapshot-without-membership", Snapshot, &["panic", "not within", STOPPED])
+                }
+                Self::SnapshotMissesLastChange => ("snapshot-misses-last-change", Snapshot, &["state-hash", STOPPED]),
+            }
+        }
+
+        /// Its name in the environment.
+        pub fn name(self) -> &'static str {
+            self.facts().0
+        }
+
+        /// What it breaks.
+        pub fn class(self) -> Class {
+            self.facts().1
+        }
+
+        /// Whether the simulation should see it. The others take two rare events on one node, of which the log's own
+        /// tests try every combination.
+        pub fn in_simulation(self) -> bool {
+            self.expected() != LOG_TESTS
+        }
+
+        /// The checkers and invariants that should see it, by the word with which their failure begins.
+        pub fn expected(self) -> &'static [&'static str] {
+            self.facts().2
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use std::collections::BTreeSet;
+
+        use super::*;
+
+        #[test]
+        fn names_are_unique_and_every_mutant_is_expected_to_be_seen() {
+            let names: BTreeSet<&str> = Mutant::ALL.iter().map(|m| m.name()).collect();
+            assert_eq!(names.len(), Mutant::ALL.len());
+            assert!(Mutant::ALL.iter().all(|m| !m.expected().is_empty()));
+        }
+    }
+}

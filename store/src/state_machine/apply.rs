@@ -1,0 +1,102 @@
+//! Committed entries become state.
+
+use std::sync::Arc;
+
+use openraft::EntryPayload;
+
+use super::{
+    Shared,
+    evaluate::{Effects, evaluate},
+    hash::StateHash,
+};
+use crate::{
+    Proposal, StoreError,
+    change_log::{ChangeRecord, Replaced},
+    outcome::{Outcome, Refusal},
+    raft_types::{Entry, StoredMembership},
+};
+
+impl Shared {
+    /// Applies `entry`, which must follow the last applied one, and makes its effects visible to reads. Blocks only
+    /// for what the engine has to read.
+    pub(super) fn apply_entry(&self, entry: Entry) -> Result<Outcome, StoreError> {
+        let log_id = entry.log_id;
+        // Only apply changes what is read here, so nothing moves between this lock and the next.
+        let (effects, mut meta) = {
+            let live = self.live.read();
+            let mut meta = live.meta.clone();
+            assert!(meta.applied < Some(log_id), "entry {log_id} is applied after {:?}", meta.applied);
+            let effects = match entry.payload {
+                EntryPayload::Blank => Effects::none(Outcome::None),
+                EntryPayload::Membership(membership) => {
+                    meta.membership = Arc::new(StoredMembership::new(Some(log_id), membership));
+                    Effects::none(Outcome::None)
+                }
+                EntryPayload::Normal(proposal) => {
+                    meta.time_ms = meta.time_ms.max(proposal.time_ms);
+                    evaluate_proposal(&live, &proposal)?
+                }
+            };
+            (effects, meta)
+        };
+        let record = effects.changes.map(|changes| {
+            meta.revision += 1;
+            ChangeRecord { revision: meta.revision, time_ms: meta.time_ms, changes }
+        });
+        if let Some(record) = &record {
+            meta.hash = hash_after(meta.hash, record);
+        }
+        if let Some(directory) = effects.directory {
+            meta.directory = Arc::new(directory);
+        }
+        if let Some(revision) = effects.compacted_revision {
+            meta.compacted_revision = revision;
+        }
+        meta.advance(log_id);
+        let writer_has_work = {
+            let mut live = self.live.write();
+            let was_idle = live.overlay.entries() == 0;
+            live.publish(meta, record.map(Arc::new));
+            was_idle || live.overlay.fills_a_batch()
+        };
+        // In between it waits for its batch to fill, and need not be woken to look.
+        if writer_has_work {
+            self.work.notify_one();
+        }
+        Ok(effects.outcome)
+    }
+
+    /// Tells everyone what was applied since the last call.
+    pub(super) fn announce(&self) {
+        let (next_index, directory) = {
+            let live = self.live.read();
+            (live.meta.next_index(), (live.meta.directory.clone(), live.meta.membership.clone()))
+        };
+        self.applied_watch.send_if_modified(|applied| std::mem::replace(applied, next_index) != next_index);
+        let mut announced = self.announced.lock();
+        if !Arc::ptr_eq(&announced.0, &directory.0) || !Arc::ptr_eq(&announced.1, &directory.1) {
+            *announced = directory;
+            self.directory_watch.send_modify(|changes| *changes += 1);
+        }
+    }
+}
+
+fn evaluate_proposal(live: &super::Live, proposal: &Proposal) -> Result<Effects, StoreError> {
+    match proposal.command() {
+        Ok(command) => evaluate(live, &command),
+        Err(error) => Ok(Effects::none(Outcome::Refused(Refusal::Undecodable(error.to_string())))),
+    }
+}
+
+fn hash_after(sum: u128, record: &ChangeRecord) -> u128 {
+    let mut hash = StateHash::new(sum);
+    for change in &record.changes {
+        if let Replaced::Record(old) = &change.old {
+            hash.remove(&change.key, old);
+        }
+        if let Some(new) = &change.new {
+            hash.add(&change.key, new);
+        }
+    }
+    hash.sum()
+}

@@ -1,0 +1,155 @@
+//! Builds a snapshot while the state moves: nobody waits for it, and it takes constant memory.
+
+use std::{io, ops::ControlFlow, sync::Arc};
+
+use bytes::Bytes;
+use openraft::storage::RaftSnapshotBuilder;
+
+use super::{Shared, generation::Generation, keys, live::CHUNK_KEYS_MAX, merge::decode_record};
+use crate::{
+    StoreError, TypeConfig,
+    engine::Span,
+    mutants::{self, Mutant},
+    record::{KeyRange, KeyRecord},
+    snapshot::{Footer, SnapshotFile, SnapshotItem, SnapshotWriter},
+};
+
+/// Bytes of records after which a look at the engine ends.
+const SCAN_BYTES_MAX: usize = 1024 * 1024;
+
+/// Builds one snapshot.
+#[derive(Debug)]
+pub struct SnapshotBuilder {
+    shared: Arc<Shared>,
+    /// History that the snapshot needs is not dropped while this lives.
+    _history_hold: Arc<()>,
+}
+
+impl SnapshotBuilder {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let history_hold = shared.history_hold.clone();
+        Self { shared, _history_hold: history_hold }
+    }
+
+    /// Builds a snapshot that covers at least what is applied now. When another snapshot is installed meanwhile, that
+    /// one is the answer.
+    async fn build(&self) -> Result<(SnapshotFile, Footer), StoreError> {
+        let shared = &self.shared;
+        let next_index = shared.live.read().meta.next_index();
+        let scanned = shared.run_blocking(scan).await?;
+        if let Some(scanned) = scanned {
+            shared.wait_persisted(next_index).await?;
+            if let Some(file) = shared.run_blocking(move |shared| finish(shared, scanned)).await? {
+                return shared.run_blocking(move |shared| shared.adopt(&file)).await;
+            }
+        }
+        let installed = shared.snapshot.read().clone();
+        Ok(installed.expect("a generation is replaced only after a snapshot was adopted"))
+    }
+}
+
+/// A snapshot with all keys in it.
+pub(super) struct Scanned {
+    generation: Arc<Generation>,
+    start_revision: u64,
+    writer: SnapshotWriter,
+}
+
+/// Writes the records of all keys, as a scan of the moving engine finds them. None when the generation was replaced.
+pub(super) fn scan(shared: &Shared) -> Result<Option<Scanned>, StoreError> {
+    let (generation, start_revision) = {
+        let persisted = shared.persisted.lock();
+        (shared.live.read().generation.clone(), persisted.revision)
+    };
+    let mut writer = SnapshotWriter::create(&shared.fs, &shared.snapshots_dir)?;
+    let mut span = Span::new(&KeyRange::default(), false);
+    loop {
+        if shared.live.read().generation.number != generation.number {
+            return Ok(None);
+        }
+        let records = read_some(&generation, &span)?;
+        let Some(last) = records.last().map(|record| record.key.clone()) else { break };
+        for record in records {
+            writer.push(&SnapshotItem::Key(record))?;
+        }
+        span = span.after(last);
+    }
+    Ok(Some(Scanned { generation, start_revision, writer }))
+}
+
+/// The first records of `span`; none when there are no more.
+fn read_some(generation: &Generation, span: &Span) -> Result<Vec<KeyRecord>, StoreError> {
+    let mut records = Vec::new();
+    let mut bytes = 0;
+    let mut failure = None;
+    generation.engine.scan(&span.prefixed(keys::CURRENT), &mut |key, encoded| {
+        if records.len() == CHUNK_KEYS_MAX || bytes >= SCAN_BYTES_MAX {
+            return ControlFlow::Break(());
+        }
+        match decode_record(encoded) {
+            Ok(record) => {
+                bytes += key.len() + encoded.len();
+                records.push(KeyRecord { key: Bytes::copy_from_slice(&key[1..]), record });
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    failure.map_or(Ok(records), Err)
+}
+
+/// Appends the kept history and completes the file. None when the generation was replaced.
+pub(super) fn finish(shared: &Shared, scanned: Scanned) -> Result<Option<SnapshotFile>, StoreError> {
+    let Scanned { generation, start_revision, mut writer } = scanned;
+    let mut meta = {
+        let persisted = shared.persisted.lock();
+        if shared.live.read().generation.number != generation.number {
+            return Ok(None);
+        }
+        // The log may be purged up to the snapshot: what the engine then loses with the process is in neither.
+        generation.engine.flush()?;
+        persisted.clone()
+    };
+    if mutants::active(Mutant::DoubleApply)
+        && let Some(applied) = &mut meta.applied
+    {
+        applied.index = applied.index.saturating_sub(1);
+    }
+    if mutants::active(Mutant::SnapshotWithoutMembership) {
+        meta.membership = Arc::default();
+    }
+    let first = meta.compacted_revision.min(start_revision) + 1;
+    for record in generation.history.iter_from(first) {
+        let mut record = record?;
+        if record.revision > meta.revision {
+            break;
+        }
+        if record.revision == meta.revision && mutants::active(Mutant::SnapshotMissesLastChange) {
+            record.changes.clear();
+        }
+        writer.push(&SnapshotItem::Change(record))?;
+    }
+    writer.finish(&meta.footer(start_revision)).map(Some)
+}
+
+impl Shared {
+    /// Makes a complete snapshot the current one, unless there is a newer one.
+    pub(super) fn adopt(&self, file: &SnapshotFile) -> Result<(SnapshotFile, Footer), StoreError> {
+        let mut snapshots = self.snapshots.lock();
+        let current = snapshots.adopt(file)?;
+        *self.snapshot.write() = Some(current.clone());
+        Ok(current)
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<super::raft::Snapshot, io::Error> {
+        let (file, footer) = self.shared.noted(self.build().await)?;
+        Ok(super::raft::Snapshot { meta: footer.meta, snapshot: file })
+    }
+}

@@ -1,0 +1,559 @@
+//! What a command does: a pure function of the state and the command. No clock, no randomness, no order but that
+//! of keys, so that every node comes to the same result.
+
+use std::{collections::BTreeMap, ops::ControlFlow};
+
+use bytes::Bytes;
+
+use super::{
+    directory::Directory,
+    merge::{Entry, EntryVisit, merge},
+    page::{LIST_PAGE_BYTES_MAX, PageBuilder, size_bytes},
+};
+use crate::{
+    StoreError,
+    change_log::{Change, Replaced},
+    command::{
+        Command, Compare, CompareOp, CompareTarget, KEY_BYTES_MAX, KEY_BYTES_MIN, RANGE_DELETE_KEYS_MAX,
+        REPLACED_BYTES_MAX, TXN_BYTES_MAX, TXN_OPERATIONS_MAX, Txn, TxnOp, VALUE_BYTES_CEILING,
+    },
+    engine::Span,
+    entropy,
+    mutants::{self, Mutant},
+    outcome::{Branch, OpResult, Outcome, Refusal, TxnOutcome},
+    record::{KeyRange, KeyRecord, ListRequest, Record},
+};
+
+/// Once the answers of a transaction have this size, in bytes of keys and values, one more answer with a record
+/// refuses it; a listing ends here with `more` set.
+pub const TXN_ANSWER_BYTES_MAX: u64 = LIST_PAGE_BYTES_MAX;
+
+/// The state that a command is evaluated against.
+pub(super) trait View {
+    /// The current record of `key`.
+    fn get(&self, key: &[u8]) -> Result<Option<Record>, StoreError>;
+    /// Visits the current records of `span`.
+    fn scan(&self, span: &Span, visit: &mut EntryVisit<'_>) -> Result<(), StoreError>;
+    /// Revision that deleted `key`, 0 where none is remembered.
+    fn deleted_at(&self, key: &[u8]) -> u64;
+    /// Revision of the last change.
+    fn revision(&self) -> u64;
+    /// Revision below which history is forgotten.
+    fn compacted_revision(&self) -> u64;
+    /// Members and settings.
+    fn directory(&self) -> &Directory;
+}
+
+/// What a command does.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Effects {
+    /// Its answer.
+    pub(super) outcome: Outcome,
+    /// The changes of the next revision; None when no revision is used.
+    pub(super) changes: Option<Vec<Change>>,
+    /// The new directory, where it differs.
+    pub(super) directory: Option<Directory>,
+    /// The new compacted revision.
+    pub(super) compacted_revision: Option<u64>,
+}
+
+impl Effects {
+    /// An answer that changes nothing.
+    pub(super) fn none(outcome: Outcome) -> Self {
+        Self { outcome, changes: None, directory: None, compacted_revision: None }
+    }
+
+    fn refused(refusal: Refusal) -> Self {
+        Self::none(Outcome::Refused(refusal))
+    }
+}
+
+/// Evaluates `command` at `view`. An error is the view's: nothing is known about the command then.
+pub(super) fn evaluate(view: &impl View, command: &Command) -> Result<Effects, StoreError> {
+    if let Some(result) = view.directory().evaluate(command) {
+        return Ok(match result {
+            Ok(next) => {
+                let directory = (next != *view.directory()).then_some(next);
+                Effects { directory, ..Effects::none(Outcome::Done) }
+            }
+            Err(refusal) => Effects::refused(refusal),
+        });
+    }
+    match command {
+        Command::Txn(txn) => match Transaction::new(view).run(txn) {
+            Ok(effects) => Ok(effects),
+            Err(Stop::Refused(refusal)) => Ok(Effects::refused(refusal)),
+            Err(Stop::Failed(error)) => Err(error),
+        },
+        Command::Compact(revision) => Ok(compact(view, *revision)),
+        Command::PutMember { .. }
+        | Command::LeaveMember(_)
+        | Command::RemoveMember(_)
+        | Command::SetReplicationFactor(_)
+        | Command::SetClusterId(_) => unreachable!("the directory evaluates {command:?}"),
+    }
+}
+
+fn compact(view: &impl View, revision: u64) -> Effects {
+    if revision > view.revision() {
+        let reason = format!("revision {revision} is in the future; the newest is {}", view.revision());
+        return Effects::refused(Refusal::InvalidArgument(reason));
+    }
+    if revision <= view.compacted_revision() {
+        return Effects::refused(Refusal::Compacted(revision));
+    }
+    Effects { compacted_revision: Some(revision), ..Effects::none(Outcome::Done) }
+}
+
+/// Why a transaction ends before its end; nothing is changed then.
+enum Stop {
+    Refused(Refusal),
+    Failed(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Where a transaction stands: a branch, and which operation of it.
+#[derive(Debug, Clone, Copy)]
+struct At(Branch, usize);
+
+fn limit(At(branch, operation): At, reason: impl Into<String>) -> Stop {
+    Stop::Refused(Refusal::Limit { branch, operation: operation as u32, reason: reason.into() })
+}
+
+/// A key that the transaction touched.
+struct Touched {
+    old: Option<Record>,
+    new: Option<Record>,
+}
+
+/// A transaction under way.
+///
+/// Invariants: `touched` holds what each touched key was before the transaction, and is now; nothing of it is in
+/// the view; `replaced_bytes` is the size of all records that it took out.
+struct Transaction<'v, V> {
+    view: &'v V,
+    touched: BTreeMap<Bytes, Touched>,
+    /// Some operation wrote or removed a record, so the transaction has a revision.
+    mutated: bool,
+    replaced_bytes: u64,
+    deleted_keys: u64,
+    answer_bytes: u64,
+}
+
+impl<'v, V: View> Transaction<'v, V> {
+    fn new(view: &'v V) -> Self {
+        Self { view, touched: BTreeMap::new(), mutated: false, replaced_bytes: 0, deleted_keys: 0, answer_bytes: 0 }
+    }
+
+    fn run(mut self, txn: &Txn) -> Result<Effects, Stop> {
+        check_limits(txn)?;
+        let mut succeeded = true;
+        for compare in txn.compare.iter().filter(|_| !mutants::active(Mutant::CasNotChecked)) {
+            succeeded = succeeded && holds(compare, self.view.get(&compare.key)?.as_ref());
+        }
+        let (branch, operations) =
+            if succeeded { (Branch::Success, &txn.success) } else { (Branch::Failure, &txn.failure) };
+        let mut results = Vec::with_capacity(operations.len());
+        for (at, operation) in operations.iter().enumerate() {
+            results.push(self.operation(At(branch, at), operation)?);
+        }
+        let revision = self.revision();
+        let outcome = Outcome::Txn(TxnOutcome { revision, succeeded, results });
+        let changes = self.mutated.then(|| self.into_changes());
+        Ok(Effects { changes, ..Effects::none(outcome) })
+    }
+
+    /// Revision of the state that an operation would see now.
+    fn revision(&self) -> u64 {
+        self.view.revision() + u64::from(self.mutated)
+    }
+
+    fn operation(&mut self, at: At, operation: &TxnOp) -> Result<OpResult, Stop> {
+        match operation {
+            TxnOp::Put { key, value, content_type, lease, prev } => {
+                let old = self.read(key)?;
+                let revision = self.view.revision() + 1;
+                let chance =
+                    u64::from(mutants::active(Mutant::ChanceInApply) && entropy::random::<u64>().is_multiple_of(8));
+                let new = Record {
+                    create_revision: old.as_ref().map_or(revision, |r| r.create_revision),
+                    mod_revision: revision,
+                    version: old.as_ref().map_or(0, |r| r.version) + 1,
+                    lease: *lease + chance,
+                    content_type: content_type.clone(),
+                    value: value.clone(),
+                };
+                let (create_revision, version) = (new.create_revision, new.version);
+                let answer = self.answer_record(at, key, if *prev { old.clone() } else { None })?;
+                self.write(at, key.clone(), old, Some(new))?;
+                Ok(OpResult::Put { create_revision, version, prev: answer })
+            }
+            TxnOp::Get { key, keys_only } => {
+                let mut record = self.read(key)?;
+                if *keys_only && let Some(record) = &mut record {
+                    record.value = Bytes::new();
+                }
+                let record = self.answer_record(at, key, record)?;
+                Ok(OpResult::Get(record.map(|record| KeyRecord { key: key.clone(), record })))
+            }
+            TxnOp::List(request) => self.list(at, request),
+            TxnOp::Delete { key, prev } => {
+                let Some(old) = self.read(key)? else { return Ok(OpResult::Delete { deleted: 0, prev: None }) };
+                let answer = self.answer_record(at, key, if *prev { Some(old.clone()) } else { None })?;
+                self.delete(at, key.clone(), old)?;
+                Ok(OpResult::Delete { deleted: 1, prev: answer })
+            }
+            TxnOp::DeleteRange(range) => self.delete_range(at, range),
+        }
+    }
+
+    fn list(&mut self, at: At, request: &ListRequest) -> Result<OpResult, Stop> {
+        if request.revision != 0 {
+            return Err(limit(at, "a list inside a transaction reads the newest revision"));
+        }
+        let room = self.answer_room(at)?;
+        let mut page = PageBuilder::new(request, self.revision(), room);
+        let mut failure = None;
+        self.scan(&request.span(), &mut |key, entry| match entry.record() {
+            Ok(Some(record)) => page.push(key, record),
+            Ok(None) => ControlFlow::Continue(()),
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        if let Some(error) = failure {
+            return Err(error.into());
+        }
+        let (page, bytes) = page.finish();
+        self.answer_bytes += bytes;
+        Ok(OpResult::List(page))
+    }
+
+    fn delete_range(&mut self, at: At, range: &KeyRange) -> Result<OpResult, Stop> {
+        let keys_max = RANGE_DELETE_KEYS_MAX - self.deleted_keys;
+        let bytes_max = REPLACED_BYTES_MAX - self.replaced_bytes;
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        let mut stop = None;
+        self.scan(&Span::new(range, false), &mut |key, entry| {
+            match entry.record() {
+                Ok(Some(record)) if (found.len() as u64) < keys_max && bytes <= bytes_max => {
+                    bytes += size_bytes(key, &record);
+                    found.push((Bytes::copy_from_slice(key), record));
+                    return ControlFlow::Continue(());
+                }
+                Ok(Some(_)) => {
+                    stop = Some(limit(
+                        at,
+                        format!(
+                            "a transaction removes at most {RANGE_DELETE_KEYS_MAX} keys of {REPLACED_BYTES_MAX} bytes; delete smaller ranges"
+                        ),
+                    ));
+                }
+                Ok(None) => return ControlFlow::Continue(()),
+                Err(error) => stop = Some(error.into()),
+            }
+            ControlFlow::Break(())
+        })?;
+        if let Some(stop) = stop {
+            return Err(stop);
+        }
+        let deleted = found.len() as u64;
+        for (key, record) in found {
+            self.delete(at, key, record)?;
+        }
+        Ok(OpResult::Delete { deleted, prev: None })
+    }
+
+    fn delete(&mut self, at: At, key: Bytes, old: Record) -> Result<(), Stop> {
+        self.deleted_keys += 1;
+        if self.deleted_keys > RANGE_DELETE_KEYS_MAX {
+            return Err(limit(at, format!("a transaction removes at most {RANGE_DELETE_KEYS_MAX} keys")));
+        }
+        self.write(at, key, Some(old), None)
+    }
+
+    /// Replaces `old`, the present record of `key`.
+    fn write(&mut self, at: At, key: Bytes, old: Option<Record>, new: Option<Record>) -> Result<(), Stop> {
+        self.mutated = true;
+        self.replaced_bytes += old.as_ref().map_or(0, |old| size_bytes(&key, old));
+        if self.replaced_bytes > REPLACED_BYTES_MAX {
+            let reason = format!("a transaction replaces at most {REPLACED_BYTES_MAX} bytes; make it smaller");
+            return Err(limit(at, reason));
+        }
+        self.touched
+            .entry(key)
+            .and_modify(|touched| touched.new = new.clone())
+            .or_insert_with(|| Touched { old, new: new.clone() });
+        Ok(())
+    }
+
+    fn read(&self, key: &Bytes) -> Result<Option<Record>, StoreError> {
+        match self.touched.get(key) {
+            Some(touched) => Ok(touched.new.clone()),
+            None => self.view.get(key),
+        }
+    }
+
+    fn scan(&self, span: &Span, visit: &mut EntryVisit<'_>) -> Result<(), StoreError> {
+        if span.is_empty() {
+            return Ok(());
+        }
+        let over = self.touched.range::<[u8], _>(span.bounds());
+        let over = over.map(|(key, touched)| (key, touched.new.as_ref().map(Entry::Record)));
+        let over: Box<dyn Iterator<Item = _>> = if span.descending { Box::new(over.rev()) } else { Box::new(over) };
+        merge(over, span.descending, |visit| self.view.scan(span, visit), visit)
+    }
+
+    /// Counts `record` as part of the answer.
+    fn answer_record(&mut self, at: At, key: &[u8], record: Option<Record>) -> Result<Option<Record>, Stop> {
+        if let Some(record) = &record {
+            self.answer_room(at)?;
+            self.answer_bytes += size_bytes(key, record);
+        }
+        Ok(record)
+    }
+
+    fn answer_room(&self, at: At) -> Result<u64, Stop> {
+        match TXN_ANSWER_BYTES_MAX.saturating_sub(self.answer_bytes) {
+            0 => Err(limit(
+                at,
+                format!("a transaction answers at most {TXN_ANSWER_BYTES_MAX} bytes; read in several requests"),
+            )),
+            room => Ok(room),
+        }
+    }
+
+    fn into_changes(self) -> Vec<Change> {
+        let view = self.view;
+        let half = mutants::active(Mutant::HalfTransaction) && self.replaced_bytes > 0;
+        self.touched
+            .into_iter()
+            .filter(|(_, touched)| touched.old.is_some() || touched.new.is_some())
+            .take(if half { 1 } else { usize::MAX })
+            .map(|(key, Touched { old, new })| {
+                let old = match old {
+                    Some(record) => Replaced::Record(record),
+                    None => Replaced::Absent { deleted_at: view.deleted_at(&key) },
+                };
+                Change { key, new, old }
+            })
+            .collect()
+    }
+}
+
+impl ListRequest {
+    /// The keys that the request still has before it.
+    pub(super) fn span(&self) -> Span {
+        let span = Span::new(&self.range, self.descending);
+        match &self.after {
+            Some(after) => span.after(after.clone()),
+            None => span,
+        }
+    }
+}
+
+/// Whether `compare` holds for `record`.
+fn holds(compare: &Compare, record: Option<&Record>) -> bool {
+    let (attribute, operand) = match &compare.target {
+        CompareTarget::Value(value) => {
+            return record.is_some_and(|record| compare.op.holds(&record.value, value));
+        }
+        CompareTarget::Version(operand) => (record.map(|r| r.version), operand),
+        CompareTarget::CreateRevision(operand) => (record.map(|r| r.create_revision), operand),
+        CompareTarget::ModRevision(operand) => (record.map(|r| r.mod_revision), operand),
+        CompareTarget::Lease(operand) => (record.map(|r| r.lease), operand),
+    };
+    compare.op.holds(&attribute.unwrap_or(0), operand)
+}
+
+impl CompareOp {
+    fn holds<T: Ord>(self, attribute: &T, operand: &T) -> bool {
+        match self {
+            CompareOp::Equal => attribute == operand,
+            CompareOp::NotEqual => attribute != operand,
+            CompareOp::Less => attribute < operand,
+            CompareOp::Greater => attribute > operand,
+        }
+    }
+}
+
+/// Checks everything that can be checked without the state.
+fn check_limits(txn: &Txn) -> Result<(), Stop> {
+    for compare in &txn.compare {
+        if let Some(reason) = key_fault(&compare.key) {
+            return Err(Stop::Refused(Refusal::InvalidArgument(format!("a comparison: {reason}"))));
+        }
+    }
+    let mut bytes = 0;
+    for (branch, operations) in [(Branch::Success, &txn.success), (Branch::Failure, &txn.failure)] {
+        if operations.len() > TXN_OPERATIONS_MAX {
+            let reason = format!("a branch has at most {TXN_OPERATIONS_MAX} operations");
+            return Err(limit(At(branch, TXN_OPERATIONS_MAX), reason));
+        }
+        for (at, operation) in operations.iter().enumerate() {
+            let at = At(branch, at);
+            let (key, value) = match operation {
+                TxnOp::Put { key, value, .. } => (Some(key), value.len()),
+                TxnOp::Get { key, .. } | TxnOp::Delete { key, .. } => (Some(key), 0),
+                TxnOp::List(_) | TxnOp::DeleteRange(_) => (None, 0),
+            };
+            if let Some(reason) = key.and_then(key_fault) {
+                return Err(limit(at, reason));
+            }
+            if value > VALUE_BYTES_CEILING {
+                return Err(limit(at, format!("a value has at most {VALUE_BYTES_CEILING} bytes, this one {value}")));
+            }
+            bytes += key.map_or(0, Bytes::len) + value;
+            if bytes > TXN_BYTES_MAX + KEY_BYTES_MAX {
+                return Err(limit(at, format!("a transaction has at most {TXN_BYTES_MAX} bytes")));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn key_fault(key: &Bytes) -> Option<String> {
+    let len = key.len();
+    (!(KEY_BYTES_MIN..=KEY_BYTES_MAX).contains(&len))
+        .then(|| format!("a key has {KEY_BYTES_MIN}..={KEY_BYTES_MAX} bytes, this one {len}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many keys with values of this size, none of them held anywhere.
+    struct Many {
+        keys: u64,
+        value: Bytes,
+        directory: Directory,
+    }
+
+    impl Many {
+        fn record(&self) -> Record {
+            Record {
+                create_revision: 1,
+                mod_revision: 1,
+                version: 1,
+                lease: 0,
+                content_type: None,
+                value: self.value.clone(),
+            }
+        }
+    }
+
+    impl View for Many {
+        fn get(&self, key: &[u8]) -> Result<Option<Record>, StoreError> {
+            let number: u64 = std::str::from_utf8(key).unwrap().parse().unwrap();
+            Ok((number < self.keys).then(|| self.record()))
+        }
+
+        fn scan(&self, _all: &Span, visit: &mut EntryVisit<'_>) -> Result<(), StoreError> {
+            for number in 0..self.keys {
+                if visit(format!("{number:08}").as_bytes(), Entry::Record(&self.record())).is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        }
+
+        fn deleted_at(&self, _key: &[u8]) -> u64 {
+            0
+        }
+
+        fn revision(&self) -> u64 {
+            1
+        }
+
+        fn compacted_revision(&self) -> u64 {
+            0
+        }
+
+        fn directory(&self) -> &Directory {
+            &self.directory
+        }
+    }
+
+    fn many(keys: u64, value_bytes: usize) -> Many {
+        Many { keys, value: vec![0; value_bytes].into(), directory: Directory::default() }
+    }
+
+    fn delete(number: u64) -> TxnOp {
+        TxnOp::Delete { key: format!("{number:08}").into(), prev: false }
+    }
+
+    fn run(view: &Many, operations: Vec<TxnOp>) -> Effects {
+        evaluate(view, &Command::Txn(Txn { success: operations, ..Txn::default() })).unwrap()
+    }
+
+    fn refused_at(effects: &Effects, at: u32) {
+        assert!(
+            matches!(&effects.outcome, Outcome::Refused(Refusal::Limit { operation, .. }) if *operation == at),
+            "{:?}",
+            effects.outcome
+        );
+        assert_eq!((&effects.changes, effects.compacted_revision), (&None, None), "nothing is changed");
+    }
+
+    #[test]
+    fn a_transaction_removes_so_many_keys_and_no_more() {
+        let all = || TxnOp::DeleteRange(KeyRange::default());
+        let effects = run(&many(RANGE_DELETE_KEYS_MAX, 1), vec![all(), all()]);
+        assert_eq!(effects.changes.unwrap().len() as u64, RANGE_DELETE_KEYS_MAX);
+        refused_at(&run(&many(RANGE_DELETE_KEYS_MAX + 1, 1), vec![all()]), 0);
+        let after_the_last =
+            TxnOp::Put { key: "99999999".into(), value: Bytes::new(), content_type: None, lease: 0, prev: false };
+        let view = many(RANGE_DELETE_KEYS_MAX, 1);
+        refused_at(&run(&view, vec![all(), after_the_last, delete(99_999_999)]), 2);
+    }
+
+    #[test]
+    fn a_transaction_replaces_so_many_bytes_and_no_more() {
+        const MIB: usize = 1024 * 1024;
+        let view = many(100, MIB);
+        refused_at(&run(&view, vec![delete(0), TxnOp::DeleteRange(KeyRange::default())]), 1);
+        refused_at(&run(&view, (0..64).map(delete).collect()), 63);
+        assert_eq!(run(&view, (0..63).map(delete).collect()).changes.unwrap().len(), 63);
+        let put = |number: u64| TxnOp::Put {
+            key: format!("{number:08}").into(),
+            value: Bytes::new(),
+            content_type: None,
+            lease: 0,
+            prev: false,
+        };
+        refused_at(&run(&view, (0..64).map(put).collect()), 63);
+    }
+
+    #[test]
+    fn a_transaction_has_so_many_operations_and_no_more() {
+        let view = many(0, 0);
+        let operations = |count| vec![TxnOp::Get { key: "0".into(), keys_only: true }; count];
+        assert!(matches!(run(&view, operations(TXN_OPERATIONS_MAX)).outcome, Outcome::Txn(_)));
+        refused_at(&run(&view, operations(TXN_OPERATIONS_MAX + 1)), TXN_OPERATIONS_MAX as u32);
+    }
+
+    #[test]
+    fn listings_of_a_transaction_share_its_room() {
+        let view = many(1_000, 1024 * 1024);
+        let list = TxnOp::List(ListRequest {
+            range: KeyRange::default(),
+            limit: 1_000,
+            revision: 0,
+            keys_only: false,
+            count_only: false,
+            descending: false,
+            after: None,
+        });
+        let Outcome::Txn(outcome) = run(&view, vec![list.clone()]).outcome else { panic!("it is within its limits") };
+        let OpResult::List(page) = &outcome.results[0] else { panic!("{:?}", outcome.results) };
+        assert!(page.more && page.items.len() == 7, "{} items", page.items.len());
+        refused_at(&run(&view, vec![list.clone(), list]), 1);
+    }
+}

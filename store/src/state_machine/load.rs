@@ -1,0 +1,145 @@
+//! Fills a new generation from a snapshot, and reads what an existing one holds.
+
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, ControlFlow},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use super::{
+    generation::Generation,
+    hash::StateHash,
+    keys,
+    live::note_deletion,
+    merge::decode_record,
+    meta::Meta,
+    page::size_bytes,
+    persist::{BATCH_BYTES_MAX, BATCH_KEYS_MAX},
+};
+use crate::{
+    StoreError,
+    change_log::ChangeRecord,
+    codec,
+    engine::{Batch, Engine, Span},
+    record::{KeyRecord, Record},
+    snapshot::{SnapshotReader, SnapshotSink},
+};
+
+/// Loads `reader` into `generation`, which must be new, and returns the state's progress. The engine's progress is
+/// written last, in the batch that completes it.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] when the file is damaged, or holds another state than its hash says.
+pub(super) fn load_snapshot(reader: &SnapshotReader, generation: &Generation) -> Result<Meta, StoreError> {
+    let mut loader =
+        Loader { generation, hash: StateHash::default(), buffer: BTreeMap::new(), bytes: 0, history_begun: false };
+    reader.load(&mut loader)?;
+    let meta = Meta::of_footer(reader.footer());
+    if !loader.history_begun {
+        generation.changes.lock().clear(meta.revision + 1)?;
+    }
+    let hash = loader.hash.sum();
+    if hash != meta.hash {
+        return Err(StoreError::Corrupt {
+            path: reader.file().path().to_path_buf(),
+            offset: 0,
+            reason: format!("its records have the state hash {hash:032x}, not {:032x}", meta.hash),
+        });
+    }
+    loader.write(Some(&meta))?;
+    Ok(meta)
+}
+
+/// Invariant: `hash` is that of the records in the engine with those of `buffer` over them.
+struct Loader<'a> {
+    generation: &'a Generation,
+    hash: StateHash,
+    buffer: BTreeMap<Bytes, Option<Record>>,
+    bytes: u64,
+    history_begun: bool,
+}
+
+impl Loader<'_> {
+    fn set(&mut self, key: Bytes, record: Option<Record>, old: Option<Record>) -> Result<(), StoreError> {
+        if let Some(old) = old {
+            self.hash.remove(&key, &old);
+        }
+        if let Some(record) = &record {
+            self.hash.add(&key, record);
+            self.bytes += size_bytes(&key, record);
+        }
+        self.buffer.insert(key, record);
+        if self.buffer.len() >= BATCH_KEYS_MAX || self.bytes >= BATCH_BYTES_MAX {
+            self.write(None)?;
+        }
+        Ok(())
+    }
+
+    fn old(&self, key: &Bytes) -> Result<Option<Record>, StoreError> {
+        match self.buffer.get(key) {
+            Some(record) => Ok(record.clone()),
+            None => self.generation.engine.get(&keys::current(key))?.map(|bytes| decode_record(&bytes)).transpose(),
+        }
+    }
+
+    fn write(&mut self, meta: Option<&Meta>) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        for (key, record) in std::mem::take(&mut self.buffer) {
+            match record {
+                Some(record) => batch.put(keys::current(&key), codec::encode(&record)),
+                None => batch.delete(keys::current(&key)),
+            }
+        }
+        if let Some(meta) = meta {
+            meta.write(&mut batch);
+        }
+        self.bytes = 0;
+        self.generation.engine.write(&batch)
+    }
+}
+
+impl SnapshotSink for Loader<'_> {
+    fn key(&mut self, KeyRecord { key, record }: KeyRecord) -> Result<(), StoreError> {
+        self.set(key, Some(record), None)
+    }
+
+    fn change(&mut self, record: ChangeRecord, redo: bool) -> Result<(), StoreError> {
+        if redo {
+            for change in &record.changes {
+                let old = self.old(&change.key)?;
+                self.set(change.key.clone(), change.new.clone(), old)?;
+            }
+        }
+        let mut changes = self.generation.changes.lock();
+        if !self.history_begun {
+            changes.clear(record.revision)?;
+            self.history_begun = true;
+        }
+        changes.append(&[Arc::new(record)])
+    }
+}
+
+/// The keys that were deleted after the compacted revision and do not exist now, as the change log tells.
+pub(super) fn read_deleted(generation: &Generation, meta: &Meta) -> Result<BTreeMap<Bytes, u64>, StoreError> {
+    let mut deleted = BTreeMap::new();
+    for record in generation.history.iter_from(meta.compacted_revision + 1) {
+        let record = record?;
+        for change in &record.changes {
+            note_deletion(&mut deleted, change, record.revision);
+        }
+    }
+    Ok(deleted)
+}
+
+/// The state hash of all records in `engine`.
+pub(super) fn hash_engine(engine: &dyn Engine) -> Result<u128, StoreError> {
+    let all = Span { lower: Bound::Unbounded, upper: Bound::Unbounded, descending: false };
+    let mut hash = StateHash::default();
+    engine.scan(&all.prefixed(keys::CURRENT), &mut |key, record| {
+        hash.add_encoded(&key[1..], record);
+        ControlFlow::Continue(())
+    })?;
+    Ok(hash.sum())
+}

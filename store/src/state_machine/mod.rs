@@ -1,0 +1,301 @@
+//! The state machine: apply, reads, the writer behind apply, snapshots.
+//!
+//! | part | what |
+//! |---|---|
+//! | `evaluate`, `directory` | what a command does: pure functions |
+//! | `live`, `overlay`, `merge` | the applied state: what is not yet persisted over the engine |
+//! | `apply`, `raft` | openraft's entries come in |
+//! | `persist` | the writer behind apply: overlay to change log and engine, in batches |
+//! | `state`, `page` | [`State`]: reads, of the newest revision and of past ones |
+//! | `build`, `install` | snapshots out and in |
+//! | `generation`, `recovery`, `load` | copies of the state on disk, and what is found of them at start |
+//! | `meta`, `hash`, `keys` | what the engine holds beside the keys, and how it is checked |
+//!
+//! Truth is the log and the last snapshot. Engine and change log are never synced while the node runs: what a
+//! killed process loses is applied again from the log, what a power cut leaves is rebuilt.
+
+mod apply;
+mod build;
+mod directory;
+mod evaluate;
+mod generation;
+mod hash;
+mod install;
+mod keys;
+mod live;
+mod load;
+mod merge;
+mod meta;
+mod overlay;
+mod page;
+mod persist;
+mod raft;
+mod recovery;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, watch};
+
+pub use build::SnapshotBuilder;
+pub use directory::REPLICATION_FACTOR_DEFAULT;
+pub use evaluate::TXN_ANSWER_BYTES_MAX;
+pub use hash::{HASH_CHECKPOINT_ENTRIES, HASH_CHECKPOINTS_MAX};
+pub use overlay::{OVERLAY_BYTES_MAX, OVERLAY_ENTRIES_MAX};
+pub use page::{LIST_PAGE_BYTES_MAX, LIST_PAGE_ITEMS_MAX};
+pub use persist::{BATCH_BYTES_MAX, BATCH_KEYS_MAX, BATCH_LINGER};
+pub use recovery::VERIFY_ALWAYS_BYTES_MAX;
+pub use state::{State, StateHashView, StateStats};
+
+use self::{directory::Directory, generation::StateDirs, live::Live, meta::Meta};
+use crate::{
+    StoreError,
+    change_log::HistoryLimits,
+    driver::Driver,
+    fs::SharedFs,
+    raft_types::StoredMembership,
+    snapshot::{Footer, SnapshotDir, SnapshotFile},
+};
+
+const SNAPSHOTS: &str = "snapshots";
+/// Default bound of the pages that sled keeps in memory, in bytes.
+pub const ENGINE_CACHE_BYTES_DEFAULT: u64 = 1024 * 1024 * 1024;
+
+/// Where the current records lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineKind {
+    /// On disk.
+    Sled {
+        /// Bound of the pages kept in memory, in bytes.
+        cache_bytes: u64,
+    },
+    /// In memory: rebuilt from the last snapshot and the log at each start.
+    Memory,
+    /// On disk, compared with the one in memory at every call.
+    #[cfg(test)]
+    Mirror {
+        /// As in `Sled`.
+        cache_bytes: u64,
+    },
+}
+
+/// How a state machine is opened.
+#[derive(Debug, Clone)]
+pub struct StateOptions {
+    /// Where the current records lie.
+    pub engine: EngineKind,
+    /// Entries with a smaller index are durable in this node's log; apply waits for it.
+    pub durable: watch::Receiver<u64>,
+    /// How much history [`State::compaction_target`] leaves.
+    pub history: HistoryLimits,
+    /// The machine lost its power while the directory was in use: what was not synced is not trusted.
+    pub power_lost: bool,
+    /// Index of the last entry that the log has purged.
+    pub log_purged: Option<u64>,
+    /// What runs the writer, and everything else that blocks for long: threads of their own, or in simulation the
+    /// caller's one.
+    pub driver: Driver,
+}
+
+/// What apply, writer, readers and snapshot builders share.
+///
+/// Invariants:
+/// - `live` is ahead of `persisted` by exactly the entries in its overlay;
+/// - locks are taken in the order `persisted`, `live`, `Generation::changes`; `snapshots` is taken with no other held;
+/// - the engine, the change log and `live.generation` change only under `persisted`.
+#[derive(Debug)]
+struct Shared {
+    fs: SharedFs,
+    dirs: StateDirs,
+    driver: Driver,
+    history_limits: HistoryLimits,
+    live: RwLock<Live>,
+    /// What the engine holds.
+    persisted: Mutex<Meta>,
+    snapshots: Mutex<SnapshotDir>,
+    snapshots_dir: PathBuf,
+    snapshot: RwLock<Option<(SnapshotFile, Footer)>>,
+    /// Cloned by whoever needs history below the compacted revision.
+    history_hold: Arc<()>,
+    /// History below the compacted revision is still to be dropped.
+    history_due: AtomicBool,
+    /// Wakes the writer.
+    work: Notify,
+    /// So many wait for entries to be persisted.
+    in_a_hurry: AtomicUsize,
+    stop: AtomicBool,
+    writer_ended: watch::Sender<bool>,
+    applied_watch: watch::Sender<u64>,
+    directory_watch: watch::Sender<u64>,
+    /// Directory and membership that `directory_watch` told of last.
+    announced: Mutex<(Arc<Directory>, Arc<StoredMembership>)>,
+    persisted_watch: watch::Sender<u64>,
+    fatal: watch::Sender<Option<String>>,
+}
+
+/// The state machine that openraft drives; [`State`] is for everyone else.
+///
+/// Dropped without [`State::close`] it leaves what a killed process leaves. The directory can be opened again once
+/// every [`State`] is dropped as well.
+#[derive(Debug)]
+pub struct StateMachine {
+    shared: Arc<Shared>,
+    durable: watch::Receiver<u64>,
+    writer: Option<thread::JoinHandle<()>>,
+}
+
+impl StateMachine {
+    /// Opens the state in `data_dir/state` and the snapshots in `data_dir/snapshots`, or makes both. A state that is
+    /// damaged, or older than the log begins, is rebuilt from the last snapshot; openraft applies the log after it.
+    /// The name of `data_dir` itself must be durable. Blocks, and with [`Driver::Task`] must be called inside of a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StoreError::Unrecoverable`] when state and snapshots are damaged or gone, and the log does not hold all
+    /// entries; [`StoreError::FormatVersion`] for a snapshot of another version; [`StoreError::Io`],
+    /// [`StoreError::Engine`] when a new state cannot be written.
+    pub fn open(fs: SharedFs, data_dir: &Path, options: StateOptions) -> Result<Self, StoreError> {
+        let dirs = StateDirs::open(&fs, data_dir, options.engine)?;
+        let snapshots = SnapshotDir::open(&fs, &data_dir.join(SNAPSHOTS))?;
+        // The names of both directories: what is durable in them is lost without.
+        fs.sync_dir(data_dir).map_err(|e| StoreError::io(format!("sync {}", data_dir.display()), e))?;
+        let live = recovery::recover(&dirs, &snapshots, &options)?;
+        let meta = live.meta.clone();
+        let shared = Arc::new(Shared {
+            fs,
+            dirs,
+            driver: options.driver,
+            history_limits: options.history,
+            snapshot: RwLock::new(snapshots.current()),
+            snapshots_dir: snapshots.path().to_path_buf(),
+            snapshots: Mutex::new(snapshots),
+            history_hold: Arc::new(()),
+            history_due: AtomicBool::new(live.generation.history.first_revision() <= meta.compacted_revision),
+            work: Notify::new(),
+            in_a_hurry: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            writer_ended: watch::Sender::new(false),
+            applied_watch: watch::Sender::new(meta.next_index()),
+            directory_watch: watch::Sender::new(0),
+            announced: Mutex::new((meta.directory.clone(), meta.membership.clone())),
+            persisted_watch: watch::Sender::new(meta.next_index()),
+            fatal: watch::Sender::new(None),
+            live: RwLock::new(live),
+            persisted: Mutex::new(meta),
+        });
+        let writer = start_writer(&shared)?;
+        Ok(Self { shared, durable: options.durable, writer })
+    }
+
+    /// A handle for reads.
+    pub fn state(&self) -> State {
+        State::new(self.shared.clone())
+    }
+}
+
+fn start_writer(shared: &Arc<Shared>) -> Result<Option<thread::JoinHandle<()>>, StoreError> {
+    let writer = shared.clone().write_behind();
+    match shared.driver {
+        Driver::Task | Driver::SlowTask(_) => {
+            tokio::spawn(writer);
+            Ok(None)
+        }
+        Driver::Thread => {
+            let at = |e: io::Error| StoreError::io("start the state's writer", e);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(at)?;
+            let thread = thread::Builder::new().name("state-writer".to_string());
+            thread.spawn(move || runtime.block_on(writer)).map(Some).map_err(at)
+        }
+    }
+}
+
+impl Drop for StateMachine {
+    fn drop(&mut self) {
+        self.shared.stop_writer();
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the state's writer panicked");
+        }
+    }
+}
+
+impl Shared {
+    fn stop_writer(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.work.notify_one();
+    }
+
+    /// Reports `error` to everyone, once, and lets the next start rebuild a state that is damaged.
+    fn fail(&self, error: &StoreError) {
+        let first = self.fatal.send_if_modified(|fatal| {
+            let first = fatal.is_none();
+            if first {
+                *fatal = Some(error.to_string());
+            }
+            first
+        });
+        if !first {
+            return;
+        }
+        tracing::error!(%error, "the state machine stops");
+        self.stop_writer();
+        let damaged = match error {
+            StoreError::Engine(_) | StoreError::Corrupt { .. } | StoreError::Decode { .. } => true,
+            StoreError::Io { .. }
+            | StoreError::FormatVersion { .. }
+            | StoreError::Locked { .. }
+            | StoreError::Foreign { .. }
+            | StoreError::Unrecoverable { .. }
+            | StoreError::Compacted { .. }
+            | StoreError::FutureRevision { .. } => false,
+        };
+        if damaged && let Err(error) = self.dirs.clear_current() {
+            tracing::error!(%error, "the damaged state still counts");
+        }
+    }
+
+    /// Reports an error that makes the state unusable; answers about a request pass.
+    fn noted<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(error) = &result
+            && !matches!(error, StoreError::Compacted { .. } | StoreError::FutureRevision { .. })
+        {
+            self.fail(error);
+        }
+        result
+    }
+
+    /// The error of whoever comes after the end.
+    fn closed(&self) -> StoreError {
+        let reason = self.fatal.borrow().clone().unwrap_or_else(|| "it is closed".to_string());
+        StoreError::io("state machine", io::Error::new(io::ErrorKind::BrokenPipe, reason))
+    }
+
+    /// Runs what blocks for long where it delays nobody.
+    async fn run_blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        match self.driver {
+            Driver::Task | Driver::SlowTask(_) => work(self),
+            Driver::Thread => {
+                let shared = self.clone();
+                match tokio::task::spawn_blocking(move || work(&shared)).await {
+                    Ok(result) => result,
+                    Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+                    Err(_) => Err(self.closed()),
+                }
+            }
+        }
+    }
+}

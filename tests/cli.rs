@@ -1,0 +1,206 @@
+//! The `client` binary against real nodes, as a user types it.
+
+use std::process::{Command, Output};
+
+use crate::harness::{Cluster, binary, free_ports};
+
+fn client(endpoint: &str, args: &[&str]) -> Output {
+    let mut command = Command::new(binary("client"));
+    command.env_remove("HEXKV_ENDPOINTS").arg("--endpoints").arg(endpoint).args(args);
+    command.output().expect("the client runs")
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn keys_and_values_from_the_command_line() {
+    let mut cluster = Cluster::start(1);
+    let http = cluster.node(1).http.clone();
+    let run = |args: &[&str]| client(&http, args);
+    let put = run(&["put", "greeting", "hello"]);
+    assert_eq!(put.status.code(), Some(0), "{}", said(&put));
+    let got = run(&["get", "greeting"]);
+    assert_eq!((got.status.code(), &got.stdout[..]), (Some(0), &b"hello"[..]), "raw bytes, nothing added");
+    let missing = run(&["get", "nothing"]);
+    assert_eq!(missing.status.code(), Some(1), "{}", said(&missing));
+    assert!(missing.stdout.is_empty() && !missing.stderr.is_empty());
+    let exists = run(&["put", "greeting", "again", "--if-none-match"]);
+    assert_eq!(exists.status.code(), Some(1), "create only: {}", said(&exists));
+    let listed = run(&["-o", "json", "list", "gree"]);
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    assert_eq!((&listed["count"], &listed["items"][0]["key"]), (&1.into(), &"greeting".into()), "{listed}");
+    assert!(said(&run(&["list"])).contains("greeting"), "a table by default");
+    assert_eq!(run(&["del", "greeting"]).status.code(), Some(0));
+    assert_eq!(run(&["get", "greeting"]).status.code(), Some(1));
+    assert_eq!(run(&["frobnicate"]).status.code(), Some(2), "usage");
+    let nobody = client(&format!("127.0.0.1:{}", free_ports(1)[0]), &["--timeout", "1s", "get", "k"]);
+    assert_eq!(nobody.status.code(), Some(3), "unavailable: {}", said(&nobody));
+}
+
+#[test]
+fn a_cluster_grows_and_shrinks_from_the_command_line() {
+    let mut cluster = Cluster::empty(&[]);
+    cluster.add_running();
+    cluster.add_running();
+    let (first, second) = (cluster.node(1).http.clone(), cluster.node(2).http.clone());
+    let joined = client(&second, &["join", "hex_hub1@127.0.0.1"]);
+    assert_eq!(joined.status.code(), Some(0), "{}", said(&joined));
+    let status = client(&first, &["-o", "json", "status"]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    assert_eq!(status["members"].as_array().map(Vec::len), Some(2), "{status}");
+    let members = said(&client(&first, &["members"]));
+    assert!(
+        members.contains("hex_hub1@127.0.0.1") && members.contains("hex_hub2@127.0.0.1") && members.contains("voter"),
+        "{members}"
+    );
+    let moved = client(&first, &["transfer-leader", "hex_hub2@127.0.0.1"]);
+    assert_eq!(moved.status.code(), Some(0), "{}", said(&moved));
+    let left = client(&second, &["leave"]);
+    assert_eq!(left.status.code(), Some(0), "{}", said(&left));
+    let last = client(&first, &["leave"]);
+    assert_eq!(last.status.code(), Some(1), "the last member cannot leave: {}", said(&last));
+    let itself = client(&first, &["join", "hex_hub1@127.0.0.1"]);
+    assert_eq!(itself.status.code(), Some(1), "{}", said(&itself));
+}
+
+/// A local cluster in a directory and on ports of its own, cleaned up whatever happens.
+struct Local {
+    dir: tempfile::TempDir,
+    /// First HTTP port; 0 lets the client choose a free block of ports.
+    base: u16,
+}
+
+impl Local {
+    fn new(base: u16) -> Self {
+        Self { dir: tempfile::tempdir().expect("a directory"), base }
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(binary("client"));
+        for name in ["CI", "CLUSTER_SIZE", "EPMD_PORT", "HEXKV_ENDPOINTS"] {
+            command.env_remove(name);
+        }
+        command
+            .env("HEXKV_CLUSTER_DIR", self.dir.path().join("cluster"))
+            .env("HEXKV_SERVER", binary("server"))
+            .env("BASE_HTTP_PORT", self.base.to_string())
+            .env("COOKIE", "local")
+            .arg("cluster")
+            .args(args)
+            .output()
+            .expect("the client runs")
+    }
+
+    /// `127.0.0.1:port` of node `index` for clients.
+    fn endpoint(&self, index: usize) -> String {
+        let listed = self.run(&["status", "-o", "json"]);
+        let rows: serde_json::Value =
+            serde_json::from_slice(&listed.stdout).unwrap_or_else(|e| panic!("{e}: {}", said(&listed)));
+        let http = rows[index - 1]["http"].as_str().unwrap_or_else(|| panic!("{rows}"));
+        http.trim_start_matches("http://").to_string()
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        if !self.dir.path().join("cluster").exists() {
+            return;
+        }
+        let cleaned = self.run(&["clean"]);
+        if !cleaned.status.success() && !std::thread::panicking() {
+            panic!("clean failed: {}", said(&cleaned));
+        }
+    }
+}
+
+#[test]
+fn a_local_cluster_starts_survives_and_is_cleaned_up() {
+    let local = Local::new(0);
+    let started = local.run(&["start", "--size", "3"]);
+    assert_eq!(started.status.code(), Some(0), "{}", said(&started));
+    let report = said(&started);
+    for expected in ["hex_hub1@127.0.0.1", "hex_hub3@127.0.0.1", "curl"] {
+        assert!(report.contains(expected), "{expected} is not in the report: {report}");
+    }
+    let endpoint = local.endpoint(3);
+    assert!(report.contains(&endpoint), "{report}");
+    assert_eq!(client(&endpoint, &["put", "k", "kept"]).status.code(), Some(0));
+    let status = said(&local.run(&["status"]));
+    assert!(status.contains("voter"), "{status}");
+    assert_eq!(local.run(&["health"]).status.code(), Some(0));
+    assert!(said(&local.run(&["logs", "2"])).contains("serving"), "the log of node 2");
+    assert_eq!(local.run(&["stop-node", "1"]).status.code(), Some(0));
+    assert_eq!(client(&endpoint, &["get", "k"]).stdout, b"kept", "two of three go on");
+    assert_eq!(local.run(&["start-node", "1", "--size", "3"]).status.code(), Some(0));
+    let rows: serde_json::Value = serde_json::from_slice(&local.run(&["status", "-o", "json"]).stdout).expect("JSON");
+    let pid = rows[1]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.expect("node 2 runs"), rustix::process::Signal::KILL).expect("it is killed");
+    let again = local.run(&["start-node", "2", "--size", "3"]);
+    assert_eq!(again.status.code(), Some(0), "at once after a kill: {}", said(&again));
+    assert_eq!(local.run(&["restart"]).status.code(), Some(0));
+    assert_eq!(client(&endpoint, &["get", "k"]).stdout, b"kept", "a restart keeps the data");
+    assert_eq!(local.run(&["stop"]).status.code(), Some(0));
+    assert_eq!(client(&endpoint, &["--timeout", "1s", "get", "k"]).status.code(), Some(3));
+    assert_eq!(local.run(&["clean"]).status.code(), Some(0));
+    assert!(!local.dir.path().join("cluster").exists(), "clean removes its directory");
+}
+
+#[test]
+fn a_local_cluster_refuses_sizes_out_of_range_and_taken_ports() {
+    let local = Local::new(free_ports(1)[0]);
+    for size in ["0", "11"] {
+        let refused = local.run(&["start", "--size", size]);
+        assert_ne!(refused.status.code(), Some(0));
+        assert!(said(&refused).contains("10"), "the range is named: {}", said(&refused));
+    }
+    let taken = std::net::TcpListener::bind(("127.0.0.1", local.base)).expect("the port is free");
+    let refused = local.run(&["start", "--size", "1"]);
+    assert_ne!(refused.status.code(), Some(0));
+    assert!(said(&refused).contains(&local.base.to_string()), "{}", said(&refused));
+    drop(taken);
+}
+
+#[test]
+fn run_starts_a_fresh_cluster_runs_the_command_and_gives_its_exit_code() {
+    let local = Local::new(0);
+    let ran = local.run(&[
+        "run",
+        "--size",
+        "2",
+        "--",
+        "sh",
+        "-c",
+        "test \"$CLUSTER_SIZE\" = 2 && test -n \"$HEXKV_ENDPOINTS\" && exit 7",
+    ]);
+    assert_eq!(ran.status.code(), Some(7), "{}", said(&ran));
+}
+
+#[test]
+fn bench_measures_and_counts() {
+    let mut cluster = Cluster::start(1);
+    let http = cluster.node(1).http.clone();
+    let ran = client(
+        &http,
+        &[
+            "-o",
+            "json",
+            "bench",
+            "--connections",
+            "4",
+            "--keys",
+            "50",
+            "--value-size",
+            "64",
+            "--read-share",
+            "0.5",
+            "--duration",
+            "1s",
+        ],
+    );
+    assert_eq!(ran.status.code(), Some(0), "{}", said(&ran));
+    let report: serde_json::Value =
+        serde_json::from_slice(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {}", said(&ran)));
+    assert!(report.to_string().contains("p99"), "{report}");
+}

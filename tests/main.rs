@@ -1,0 +1,18 @@
+//! End-to-end tests through the real binaries: each starts nodes as processes of its own, on free ports of
+//! 127.0.0.1, in a temporary directory, and ends them again.
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+mod bad_input;
+mod cli;
+mod crash;
+mod disk;
+mod diverged;
+mod faults;
+mod kv;
+mod membership;
+mod sizes;
+mod tidy;
+mod txn;
+mod wire;

@@ -1,0 +1,80 @@
+//! The same body at every cluster size.
+
+use crate::harness::{Cluster, delete, eventually, get, put, request};
+
+/// Forms, serves through every node, loses its leader (where a majority is left), gets it back, and agrees.
+fn life_of_a_cluster(size: usize) {
+    let mut cluster = Cluster::start(size);
+    let voters = size.min(3);
+    for index in 1..=size {
+        let address = cluster.node(index).http.clone();
+        let answer = request(&address, &put(&format!("/api/kv/size/{index}"), index.to_string())).expect("an answer");
+        assert_eq!(answer.status, 200, "through node {index} of {size}: {answer:?}");
+    }
+    let leader = cluster.leader();
+    if voters == 3 {
+        cluster.node(leader).kill();
+        let survivor = cluster.other_than(leader);
+        eventually("a write succeeds after the leader died", || {
+            let answer = request(&cluster.node(survivor).http, &put("/api/kv/size/after", "the failover"))?;
+            if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+        });
+        cluster.node(leader).start();
+    } else {
+        assert_eq!(cluster.node(leader).stop(), Some(0), "a graceful stop");
+        cluster.node(leader).start();
+    }
+    cluster.wait_formed(size);
+    for index in 1..=size {
+        let address = cluster.node(index).http.clone();
+        for written in 1..=size {
+            let read = request(&address, &get(&format!("/api/kv/size/{written}"))).expect("an answer");
+            assert_eq!((read.status, read.text()), (200, written.to_string()), "on node {index} of {size}");
+        }
+    }
+    let gone = request(&cluster.node(size).http.clone(), &delete("/api/kv?prefix=size/")).expect("an answer").json();
+    assert_eq!(gone["deleted"], size + usize::from(voters == 3));
+    let status = cluster.node(1).status().expect("a status");
+    let holders: Vec<usize> = (1..=size)
+        .filter(|i| {
+            let name = format!("hex_hub{i}@127.0.0.1");
+            status["members"]
+                .as_array()
+                .expect("members")
+                .iter()
+                .any(|m| m["name"] == name.as_str() && m["role"] == "voter")
+        })
+        .collect();
+    assert_eq!(holders.len(), voters, "{status}");
+    cluster.wait_same_hash(&holders);
+}
+
+#[test]
+fn one_node() {
+    life_of_a_cluster(1);
+}
+
+#[test]
+fn two_nodes() {
+    life_of_a_cluster(2);
+}
+
+#[test]
+fn three_nodes() {
+    life_of_a_cluster(3);
+}
+
+#[test]
+fn four_nodes() {
+    life_of_a_cluster(4);
+}
+
+#[test]
+fn five_nodes() {
+    life_of_a_cluster(5);
+}
+
+#[test]
+fn seven_nodes() {
+    life_of_a_cluster(7);
+}

@@ -1,0 +1,126 @@
+//! The repository checks itself: rooms stay small, nothing is left unfinished, the README's tree is true.
+
+use std::path::{Path, PathBuf};
+
+/// Lines of a file before its tests.
+const FILE_LINES_MAX: usize = 460;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the repository")
+}
+
+fn sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut dirs: Vec<PathBuf> =
+        ["store", "raft-net", "server", "client", "jepsen-like", "tests"].iter().map(|d| root().join(d)).collect();
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())) {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    assert!(found.len() > 50, "the sources are here: {}", found.len());
+    found
+}
+
+#[test]
+fn files_are_small() {
+    let long: Vec<String> = sources()
+        .iter()
+        .filter_map(|path| {
+            let text = std::fs::read_to_string(path).unwrap();
+            let lines = text.lines().take_while(|l| !l.starts_with("#[cfg(test)]")).count();
+            (lines > FILE_LINES_MAX).then(|| format!("{}: {lines}", path.display()))
+        })
+        .collect();
+    assert!(long.is_empty(), "split these: {long:#?}");
+}
+
+#[test]
+fn every_file_says_what_lives_in_it() {
+    let silent: Vec<_> =
+        sources().into_iter().filter(|p| !std::fs::read_to_string(p).unwrap().starts_with("//!")).collect();
+    assert!(silent.is_empty(), "no module documentation: {silent:#?}");
+}
+
+#[test]
+fn nothing_is_left_unfinished_or_switched_off() {
+    let marks = [
+        concat!("todo", "!("),
+        concat!("unimplemented", "!("),
+        concat!("FIX", "ME"),
+        concat!("#[ig", "nore"),
+        concat!("dbg", "!("),
+    ];
+    let vague = ["utils", "common", "helpers", "misc"];
+    for path in sources() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for mark in marks {
+            assert!(!text.contains(mark), "{} has {mark}", path.display());
+        }
+        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+        assert!(!vague.contains(&stem.as_str()), "{} says nothing about what lives there", path.display());
+    }
+}
+
+#[test]
+fn tests_do_not_sleep_to_wait() {
+    let sleeps: Vec<String> = sources()
+        .iter()
+        .filter(|p| p.strip_prefix(root()).unwrap().starts_with("tests"))
+        .filter(|p| std::fs::read_to_string(p).unwrap().contains(concat!("::sle", "ep(")))
+        .map(|p| p.display().to_string())
+        .collect();
+    assert!(sleeps.is_empty(), "wait for a condition instead: {sleeps:#?}");
+}
+
+#[test]
+fn the_tree_in_the_readme_is_true() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, tree) = readme.split_once("<!-- tree -->").expect("the README marks its tree");
+    let (tree, _) = tree.split_once("<!-- /tree -->").expect("the README marks its tree's end");
+    let mut checked = 0;
+    for line in tree.lines() {
+        let Some(path) = line.split_whitespace().next().filter(|p| p.contains('/') || p.contains('.')) else {
+            continue;
+        };
+        assert!(root().join(path).exists(), "the README names {path}, which does not exist");
+        checked += 1;
+    }
+    assert!(checked >= 10, "{checked} paths");
+}
+
+#[test]
+fn the_configuration_table_in_the_readme_is_the_servers() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, table) = readme.split_once("<!-- config -->").expect("the README marks its configuration table");
+    let (table, _) = table.split_once("<!-- /config -->").expect("the README marks the table's end");
+    assert_eq!(table.trim(), hexkv_server::config::markdown_table().trim(), "copy the right side into the README");
+}
+
+#[test]
+fn the_server_has_no_mutant_in_it() {
+    let binary = std::fs::read(crate::harness::binary("server")).unwrap();
+    let holds = |text: &str| binary.windows(text.len()).any(|bytes| bytes == text.as_bytes());
+    assert!(holds("HEXKV_ENDPOINTS"), "the search finds what is there");
+    assert!(!holds(hexkv_store::mutants::VARIABLE), "deliberate faults are for the fault suite only");
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let (_, dependencies) = manifest.split_once("[workspace.dependencies]").unwrap();
+    let section = dependencies.split("\n[").next().unwrap();
+    let mut explained = false;
+    for line in section.lines().map(str::trim).filter(|l| !l.is_empty()) {
+        if line.starts_with('#') {
+            explained = true;
+        } else if !line.starts_with("hexkv-") {
+            assert!(explained, "no reason beside {line}");
+        }
+    }
+}
