@@ -21,6 +21,7 @@ use crate::{
     environment::Environment,
     error::Error,
     naming::Naming,
+    watch::Watches,
 };
 
 /// Most listings that are read at a time; further ones wait.
@@ -68,6 +69,8 @@ pub struct Node {
     pub bodies: Admission,
     /// Listings that are being read.
     pub scans: Arc<Semaphore>,
+    /// Who follows the changes.
+    pub watches: Watches,
     /// Serializes join, leave and stop.
     pub lifecycle: tokio::sync::Mutex<()>,
     /// Ends everything that is not a core's.
@@ -107,6 +110,7 @@ impl Node {
             admission,
             bodies,
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            watches: Watches::default(),
             lifecycle: tokio::sync::Mutex::new(()),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -177,6 +181,7 @@ impl Node {
     pub fn set_divergent(&self, why: String) {
         tracing::error!(why, "this node's state differs from the other nodes'; it serves no reads until it is rebuilt");
         *self.divergent.write() = Some(why);
+        self.watches.end();
     }
 
     /// This node as a member, under node id `id`.
@@ -246,6 +251,7 @@ impl Node {
         let before = std::mem::replace(&mut *self.position.write(), position);
         if before != position {
             tracing::info!(from = ?before, to = ?position, "position in the cluster changed");
+            self.watches.end();
         }
     }
 

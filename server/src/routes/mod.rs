@@ -16,7 +16,7 @@ use crate::{error::Error, node::Node};
 mod cluster;
 mod health;
 mod kv;
-mod record;
+pub(crate) mod record;
 mod request;
 mod txn;
 

@@ -12,11 +12,7 @@ use super::{
     meta::Meta,
     persist::{BATCH_BYTES_MAX, BATCH_KEYS_MAX},
 };
-use crate::{
-    change_log::ChangeRecord,
-    engine::Span,
-    record::Record,
-};
+use crate::{change_log::ChangeRecord, engine::Span, record::Record};
 
 /// Apply waits while so many entries are not yet persisted.
 pub const OVERLAY_ENTRIES_MAX: usize = 16_384;
