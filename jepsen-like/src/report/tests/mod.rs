@@ -271,6 +271,8 @@ fn a_cycle_names_its_transactions_and_edges() {
     let page = page_of(&append());
     assert_eq!(page.count("circle", "node"), 2 + 3);
     assert_eq!(page.count("path", "arrow"), 2 + 3);
+    // A timeline of each finding's own transactions, since they have no key; each with a legend of three.
+    assert_eq!(page.count("rect", "bar"), (2 + 3) + (3 + 3) + (1 + 3));
     for words in ["append x 1  r y []", "key y: T1 read y before 2 was appended", "real-time", "\"element\": 9"] {
         assert!(page.text.contains(words), "{words}");
     }
@@ -278,7 +280,8 @@ fn a_cycle_names_its_transactions_and_edges() {
 
 #[test]
 fn what_is_known_of_a_run_survives_its_file() {
-    let run = RunInfo { vacuous: vec!["pause".to_owned()], ..run("set", 7) };
+    let problems = vec!["interrupted".to_owned()];
+    let run = RunInfo { vacuous: vec!["pause".to_owned()], problems, ..run("set", 7) };
     let text = serde_json::to_string(&run).unwrap();
     assert_eq!(serde_json::from_str::<RunInfo>(&text).unwrap(), run);
 }
