@@ -152,6 +152,11 @@ fn an_interrupted_suite_leaves_no_server_behind() {
                 lock.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap()
             })
             .collect();
+        // Clients work: there is something to judge.
+        crate::harness::eventually("operations are recorded", || {
+            let history = std::fs::read_to_string(dir.join("history.jsonl")).unwrap_or_default();
+            if history.contains("\"type\":\"ok\"") { Ok(()) } else { Err(history) }
+        });
         assert!(pids.iter().all(|pid| Path::new(&format!("/proc/{pid}")).exists()), "{pids:?}");
         let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
