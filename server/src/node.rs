@@ -388,7 +388,10 @@ fn local_info(core: &Core) -> ClusterInfo {
     let metrics = core.raft.server_metrics();
     let (leader, term, membership) = {
         let m = metrics.borrow_watched();
-        (known_leader(&m), m.vote.leader_id.term, m.membership_config.clone())
+        // The vote is the durable one, and may lag. Who names itself as the leader does so with a term that it led in.
+        let led = m.vote.committed && m.vote.leader_id.node_id == core.id;
+        let leader = known_leader(&m).filter(|id| *id != core.id || led);
+        (leader, m.vote.leader_id.term, m.membership_config.clone())
     };
     ClusterInfo {
         node_id: core.id,
