@@ -20,6 +20,7 @@ use crate::{
     core::{Core, CorePlace, StartError, known_leader},
     environment::Environment,
     error::Error,
+    join_log::JoinLog,
     naming::Naming,
 };
 
@@ -68,6 +69,8 @@ pub struct Node {
     pub bodies: Admission,
     /// Listings that are being read.
     pub scans: Arc<Semaphore>,
+    /// Nodes that ask to join.
+    pub joins: JoinLog,
     /// Serializes join, leave and stop.
     pub lifecycle: tokio::sync::Mutex<()>,
     /// Ends everything that is not a core's.
@@ -107,6 +110,7 @@ impl Node {
             admission,
             bodies,
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            joins: JoinLog::default(),
             lifecycle: tokio::sync::Mutex::new(()),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -8,8 +8,8 @@ use hexkv_raft_net::{
     rpc::{MemberHealth, PeerError, PeerRequest, PeerResponse, ReadRequest, ReadResult, StateHash},
 };
 use hexkv_store::{
-    NodeId, Proposal, StoreError, command::Command, driver::Driver, fs::SharedFs, member::Member, record::KeyRecord,
-    state_machine::StateMachine,
+    NodeId, Proposal, StoreError, command::Command, driver::Driver, fs::SharedFs, member::Member, outcome::Outcome,
+    record::KeyRecord, state_machine::StateMachine,
 };
 use openraft::async_runtime::WatchReceiver;
 
@@ -169,8 +169,15 @@ async fn admit(node: &Node, core: &Core, from: &PeerIdentity, member: Member) ->
         Some(m) => Some(m.node_id),
         None => None,
     };
-    tracing::info!(member = member.name, raft = member.raft, %from, ?replaces, "a node asks to join");
-    propose(node, core, Proposal::new(&Command::PutMember { member, replaces })).await
+    if node.joins.is_news(&member, replaces) {
+        tracing::info!(member = member.name, raft = member.raft, %from, ?replaces, "a node asks to join");
+    }
+    let name = member.name.clone();
+    let answer = propose(node, core, Proposal::new(&Command::PutMember { member, replaces })).await?;
+    if !matches!(answer, PeerResponse::Outcome(Outcome::Refused(_))) {
+        node.joins.taken_in(&name);
+    }
+    Ok(answer)
 }
 
 async fn transfer(node: &Node, core: &Core, to: NodeId) -> Result<PeerResponse, PeerError> {
