@@ -92,12 +92,13 @@ fn tell_changes(node: &Node, core: &Core, down: &mut BTreeSet<String>) {
     }
 }
 
-/// Asks all other members for their state hash: it shows that they live, and that their state is ours.
+/// Asks all other members for their state hash: it shows that they live, and that their state is ours. And it keeps a
+/// connection to each of them open, so that an election need not begin with making it.
 async fn compare_states(node: &Arc<Node>, core: &Core) {
     let others: Vec<Member> = core.state.members().into_iter().filter(|m| m.node_id != core.id).collect();
     let ask = |m: &Member| {
         let (id, address) = (m.node_id, m.raft.clone());
-        async move { (id, node.network.request(id, &address, PeerRequest::StateHash, ASK_TIMEOUT).await) }
+        async move { (id, node.network.request_urgent(id, &address, PeerRequest::StateHash, ASK_TIMEOUT).await) }
     };
     let answers: BTreeMap<NodeId, StateHash> = join_all(others.iter().map(ask))
         .await
