@@ -245,7 +245,7 @@ async fn take(node: &Node, core: &Core, step: Step, decided_on: MembershipLogId)
 
 /// Which of `ids` answer at this moment, this node among them. Whoever lost its disk answers under another id, if at all, and
 /// so does not count: a joint configuration that needs it could never be finished.
-async fn answering_now(node: &Node, core: &Core, ids: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+pub(crate) async fn answering_now(node: &Node, core: &Core, ids: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     let members = core.state.members();
     let others = members.iter().filter(|m| m.node_id != core.id && ids.contains(&m.node_id));
     let ask = |m: &Member| {
