@@ -14,7 +14,7 @@
 //! | [`service`] | what other nodes may ask |
 //! | [`routes`], [`http_server`] | the HTTP API |
 //! | [`discovery`], [`naming`] | names to addresses |
-//! | [`status`], [`error`], [`logging`] | what is told |
+//! | [`status`], [`error`], [`logging`], [`join_log`] | what is told |
 
 pub mod admission;
 pub mod compaction;
@@ -25,6 +25,7 @@ pub mod environment;
 pub mod error;
 pub mod formation;
 pub mod http_server;
+pub mod join_log;
 pub mod kv;
 pub mod logging;
 pub mod membership;

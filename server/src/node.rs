@@ -20,6 +20,7 @@ use crate::{
     core::{Core, CorePlace, StartError, known_leader},
     environment::Environment,
     error::Error,
+    join_log::JoinLog,
     naming::Naming,
 };
 
@@ -68,6 +69,8 @@ pub struct Node {
     pub bodies: Admission,
     /// Listings that are being read.
     pub scans: Arc<Semaphore>,
+    /// Nodes that ask to join.
+    pub joins: JoinLog,
     /// Serializes join, leave and stop.
     pub lifecycle: tokio::sync::Mutex<()>,
     /// Ends everything that is not a core's.
@@ -107,6 +110,7 @@ impl Node {
             admission,
             bodies,
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            joins: JoinLog::default(),
             lifecycle: tokio::sync::Mutex::new(()),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -388,7 +392,10 @@ fn local_info(core: &Core) -> ClusterInfo {
     let metrics = core.raft.server_metrics();
     let (leader, term, membership) = {
         let m = metrics.borrow_watched();
-        (known_leader(&m), m.vote.leader_id.term, m.membership_config.clone())
+        // The vote is the durable one, and may lag. Who names itself as the leader does so with a term that it led in.
+        let led = m.vote.committed && m.vote.leader_id.node_id == core.id;
+        let leader = known_leader(&m).filter(|id| *id != core.id || led);
+        (leader, m.vote.leader_id.term, m.membership_config.clone())
     };
     ClusterInfo {
         node_id: core.id,
