@@ -10,6 +10,7 @@
 //! | [`proposals`], [`admission`] | the way of a change |
 //! | [`kv`], [`reads`] | the way of a read |
 //! | [`formation`], [`membership`], [`reconciler`], [`monitor`] | how a cluster forms, changes and is watched |
+//! | [`watch`] | what changed, for whoever follows it |
 //! | [`compaction`] | how much history is kept |
 //! | [`service`] | what other nodes may ask |
 //! | [`routes`], [`http_server`] | the HTTP API |
@@ -40,3 +41,4 @@ pub mod routes;
 pub mod run;
 pub mod service;
 pub mod status;
+pub mod watch;

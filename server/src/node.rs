@@ -22,6 +22,7 @@ use crate::{
     error::Error,
     join_log::JoinLog,
     naming::Naming,
+    watch::Watches,
 };
 
 /// Most listings that are read at a time; further ones wait.
@@ -71,6 +72,8 @@ pub struct Node {
     pub scans: Arc<Semaphore>,
     /// Nodes that ask to join.
     pub joins: JoinLog,
+    /// Who follows the changes.
+    pub watches: Watches,
     /// Serializes join, leave and stop.
     pub lifecycle: tokio::sync::Mutex<()>,
     /// Ends everything that is not a core's.
@@ -111,6 +114,7 @@ impl Node {
             bodies,
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
             joins: JoinLog::default(),
+            watches: Watches::default(),
             lifecycle: tokio::sync::Mutex::new(()),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -181,6 +185,7 @@ impl Node {
     pub fn set_divergent(&self, why: String) {
         tracing::error!(why, "this node's state differs from the other nodes'; it serves no reads until it is rebuilt");
         *self.divergent.write() = Some(why);
+        self.watches.end();
     }
 
     /// This node as a member, under node id `id`.
@@ -250,6 +255,7 @@ impl Node {
         let before = std::mem::replace(&mut *self.position.write(), position);
         if before != position {
             tracing::info!(from = ?before, to = ?position, "position in the cluster changed");
+            self.watches.end();
         }
     }
 

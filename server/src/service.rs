@@ -19,6 +19,7 @@ use crate::{
     node::{Node, wire_identity},
     reads::wait_applied,
     reconciler::answering_now,
+    watch::answer_changes,
 };
 
 /// Longest that a peer's request is worked on; the asking node gives up no later.
@@ -88,6 +89,10 @@ async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> R
             transfer(node, &core, to).await
         }
         PeerRequest::StateHash => Ok(PeerResponse::StateHash(state_hash(&core))),
+        PeerRequest::Changes(request) => {
+            leads(node, &core)?;
+            answer_changes(&core.state, &request).await.map(PeerResponse::Changes).map_err(unavailable)
+        }
     }
 }
 

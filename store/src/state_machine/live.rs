@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{
     directory::Directory,
     evaluate::View,
+    feed::Recent,
     generation::Generation,
     keys,
     merge::{Entry, EntryVisit, decode_record, merge},
@@ -33,12 +34,14 @@ const CHUNK_BYTES_MAX: u64 = 1024 * 1024;
 ///   covers every key that differs;
 /// - `deleted` holds exactly the keys that do not exist and were deleted after the compacted revision, with the
 ///   revision that did it;
+/// - `recent` ends with the record of `meta.revision`, or is empty;
 /// - `meta.hash` is the sum of the hashes of all current records.
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) generation: Arc<Generation>,
     pub(super) overlay: Overlay,
     pub(super) deleted: BTreeMap<Bytes, u64>,
+    pub(super) recent: Recent,
     pub(super) meta: Meta,
 }
 
@@ -64,7 +67,7 @@ pub(super) struct Chunk {
 impl Live {
     /// A state without anything pending.
     pub(super) fn new(generation: Arc<Generation>, deleted: BTreeMap<Bytes, u64>, meta: Meta) -> Self {
-        Self { generation, overlay: Overlay::default(), deleted, meta }
+        Self { generation, overlay: Overlay::default(), deleted, recent: Recent::default(), meta }
     }
 
     /// Makes an entry's effects visible.
@@ -74,6 +77,9 @@ impl Live {
         }
         if meta.compacted_revision > self.meta.compacted_revision {
             self.deleted.retain(|_, revision| *revision > meta.compacted_revision);
+        }
+        if let Some(record) = &record {
+            self.recent.push(record.clone());
         }
         self.meta = meta.clone();
         self.overlay.push(Pending::new(meta, record));
