@@ -42,6 +42,10 @@ pub enum Mutant {
     HalfTransaction,
     /// What apply writes depends on chance, so nodes come to differ.
     ChanceInApply,
+    /// A change with a known idempotency key is carried out again.
+    RetryWithoutDedupe,
+    /// A snapshot lacks the outcomes that are kept for retries.
+    SnapshotWithoutDedupe,
     /// A snapshot lacks the membership.
     SnapshotWithoutMembership,
     /// A snapshot lacks the last change that it claims to have.
@@ -108,7 +112,7 @@ mod catalogue {
 
     impl Mutant {
         /// Every mutant.
-        pub const ALL: [Self; 18] = [
+        pub const ALL: [Self; 20] = [
             Self::LocalRead,
             Self::ReadIndexWithoutQuorum,
             Self::ReadWithoutApply,
@@ -125,6 +129,8 @@ mod catalogue {
             Self::CasNotChecked,
             Self::HalfTransaction,
             Self::ChanceInApply,
+            Self::RetryWithoutDedupe,
+            Self::SnapshotWithoutDedupe,
             Self::SnapshotWithoutMembership,
             Self::SnapshotMissesLastChange,
         ];
@@ -153,6 +159,10 @@ mod catalogue {
                 Self::CasNotChecked => ("cas-not-checked", Apply, CLIENTS),
                 Self::HalfTransaction => ("half-transaction", Apply, &["bank", "revision"]),
                 Self::ChanceInApply => ("chance-in-apply", Apply, &["state-hash"]),
+                Self::RetryWithoutDedupe => ("retry-without-dedupe", Apply, &["exactly-once"]),
+                Self::SnapshotWithoutDedupe => {
+                    ("snapshot-without-dedupe", Snapshot, &["exactly-once", "state-hash", STOPPED])
+                }
                 Self::SnapshotWithoutMembership => {
                     ("snapshot-without-membership", Snapshot, &["panic", "not within", STOPPED])
                 }

@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    dedupe::DedupeChange,
     merge::Entry,
     meta::Meta,
     page::size_bytes,
@@ -31,18 +32,21 @@ pub(super) struct Pending {
     pub(super) meta: Meta,
     /// What it changed, if it used a revision.
     pub(super) record: Option<Arc<ChangeRecord>>,
+    /// What it did to the kept outcomes.
+    pub(super) dedupe: DedupeChange,
     bytes: u64,
 }
 
 impl Pending {
-    pub(super) fn new(meta: Meta, record: Option<Arc<ChangeRecord>>) -> Self {
-        let bytes = record.iter().flat_map(|record| &record.changes).map(change_bytes).sum();
-        Self { meta, record, bytes }
+    pub(super) fn new(meta: Meta, record: Option<Arc<ChangeRecord>>, dedupe: DedupeChange) -> Self {
+        let changes = record.iter().flat_map(|record| &record.changes);
+        let bytes = changes.map(change_bytes).sum::<u64>() + dedupe.bytes();
+        Self { meta, record, dedupe, bytes }
     }
 
-    /// Number of keys that it changes.
+    /// Number of rows that it changes.
     pub(super) fn keys(&self) -> usize {
-        self.record.as_ref().map_or(0, |record| record.changes.len())
+        self.record.as_ref().map_or(0, |record| record.changes.len()) + self.dedupe.rows()
     }
 }
 
