@@ -12,7 +12,7 @@
 //! | [`formation`], [`membership`], [`reconciler`], [`monitor`] | how a cluster forms, changes and is watched |
 //! | [`compaction`] | how much history is kept |
 //! | [`service`] | what other nodes may ask |
-//! | [`routes`], [`http_server`] | the HTTP API |
+//! | [`routes`], [`http_server`], [`write_deadline`] | the HTTP API |
 //! | [`discovery`], [`naming`] | names to addresses |
 //! | [`status`], [`error`], [`logging`] | what is told |
 
@@ -39,3 +39,4 @@ pub mod routes;
 pub mod run;
 pub mod service;
 pub mod status;
+pub mod write_deadline;

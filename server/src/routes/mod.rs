@@ -14,8 +14,12 @@ use hexkv_client::api::Code;
 use crate::{error::Error, node::Node};
 
 mod cluster;
+mod framing;
 mod health;
+mod held;
+pub mod idempotency;
 mod kv;
+mod listing;
 mod record;
 mod request;
 mod txn;
@@ -41,6 +45,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/api/health", get(health::node_health))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
+        .layer(axum::middleware::from_fn(framing::unambiguous))
         .with_state(node)
 }
 
