@@ -13,7 +13,7 @@
 //! | [`watch`] | what changed, for whoever follows it |
 //! | [`compaction`] | how much history is kept |
 //! | [`service`] | what other nodes may ask |
-//! | [`routes`], [`http_server`] | the HTTP API |
+//! | [`routes`], [`http_server`], [`write_deadline`] | the HTTP API |
 //! | [`discovery`], [`naming`] | names to addresses |
 //! | [`status`], [`error`], [`logging`], [`join_log`] | what is told |
 
@@ -42,3 +42,4 @@ pub mod run;
 pub mod service;
 pub mod status;
 pub mod watch;
+pub mod write_deadline;

@@ -26,9 +26,11 @@ use crate::{
 };
 
 /// Most listings that are read at a time; further ones wait.
-const SCANS_MAX: usize = 8;
+pub const SCANS_MAX: usize = 8;
 /// Most bytes of request bodies in memory that are being received; further ones are refused.
-const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+pub const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Most bytes of large answers in memory that are being sent; further ones are refused.
+pub const ANSWERS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// A voter that answered within this time can take leadership over.
 const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -68,6 +70,8 @@ pub struct Node {
     pub admission: Admission,
     /// Bodies that are being received.
     pub bodies: Admission,
+    /// Listings that are being sent.
+    pub answers: Admission,
     /// Listings that are being read.
     pub scans: Arc<Semaphore>,
     /// Nodes that ask to join.
@@ -105,6 +109,7 @@ impl Node {
     ) -> Arc<Self> {
         let admission = Admission::new(config.proposals_max, config.proposals_bytes_max as usize);
         let bodies = Admission::new(config.connections_max, BODIES_BYTES_MAX);
+        let answers = Admission::new(config.connections_max, ANSWERS_BYTES_MAX);
         Arc::new(Self {
             name: config.node_name.to_string(),
             addresses,
@@ -112,6 +117,7 @@ impl Node {
             network,
             admission,
             bodies,
+            answers,
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
             joins: JoinLog::default(),
             watches: Watches::default(),
