@@ -160,7 +160,13 @@ impl Watcher {
             call.header(HeaderName::from_static("last-event-id"), &position.to_string())?;
         }
         let response = self.client.open(&call).await?;
-        Ok(Stream { body: response.into_body(), buffer: BytesMut::new(), changes: Vec::new(), held_bytes: 0 })
+        Ok(Stream {
+            body: response.into_body(),
+            buffer: BytesMut::new(),
+            searched_bytes: 0,
+            changes: Vec::new(),
+            held_bytes: 0,
+        })
     }
 }
 
@@ -188,8 +194,10 @@ fn rejected(compacted: &WatchCompacted) -> Error {
 #[derive(Debug)]
 struct Stream {
     body: Incoming,
-    /// Not yet read as lines.
+    /// Not yet read as events.
     buffer: BytesMut,
+    /// So much of the buffer holds no end of an event.
+    searched_bytes: usize,
     /// Of a revision whose last event has not come.
     changes: Vec<Changed>,
     held_bytes: usize,
@@ -230,7 +238,13 @@ impl Stream {
 
     /// The next event whose blank line has come.
     fn buffered_event(&mut self) -> Result<Option<Event>, Error> {
-        let Some(end) = self.buffer.windows(2).position(|two| two == b"\n\n") else { return Ok(None) };
+        let unsearched = &self.buffer[self.searched_bytes..];
+        let Some(end) = unsearched.windows(2).position(|two| two == b"\n\n") else {
+            self.searched_bytes = self.buffer.len().saturating_sub(1);
+            return Ok(None);
+        };
+        let end = self.searched_bytes + end;
+        self.searched_bytes = 0;
         let text = self.buffer.split_to(end).freeze();
         self.buffer.advance(2);
         self.held_bytes += text.len();

@@ -157,6 +157,7 @@ impl EventStream {
 
     /// Encodes `first` and what is there behind it. Large events are not copied.
     fn encode(&mut self, first: Batch) {
+        self.next_progress = Instant::now() + self.interval;
         let mut small = BytesMut::new();
         let (ready, prev) = (&mut self.ready, self.prev);
         let mut bytes = 0;

@@ -1,7 +1,7 @@
 //! The live stream of one node: one dispatcher, whatever the number of watchers.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -46,7 +46,8 @@ const DISPATCH_PATIENCE: Duration = Duration::from_secs(1);
 /// - a watcher joins with all revisions up to `dispatched` or more in its hands, so nothing lies between;
 /// - `slots` holds every watcher that was not dropped; the index holds the live ones that have not ended.
 pub struct Hub {
-    pub(super) source: Box<dyn Source>,
+    /// None once closed: watchers that linger must not keep the state open.
+    source: Mutex<Option<Arc<dyn Source>>>,
     registry: Mutex<Registry>,
     /// `registry.dispatched`, for reading without the lock: written after the revision was offered.
     dispatched: AtomicU64,
@@ -59,7 +60,7 @@ pub struct Hub {
 #[derive(Default)]
 struct Registry {
     index: Index,
-    slots: HashMap<u64, (Selector, Arc<Slot>)>,
+    slots: BTreeMap<u64, (Selector, Arc<Slot>)>,
     next_id: u64,
     dispatched: u64,
     closed: Option<String>,
@@ -83,13 +84,13 @@ pub(super) enum Joined {
 }
 
 impl Hub {
-    pub(super) fn new(source: Box<dyn Source>) -> Arc<Self> {
+    pub(super) fn new(source: Arc<dyn Source>) -> Arc<Self> {
         Self::with_limit(source, STREAM_BYTES_MAX)
     }
 
-    pub(super) fn with_limit(source: Box<dyn Source>, stream_bytes_max: u64) -> Arc<Self> {
+    pub(super) fn with_limit(source: Arc<dyn Source>, stream_bytes_max: u64) -> Arc<Self> {
         Arc::new(Self {
-            source,
+            source: Mutex::new(Some(source)),
             registry: Mutex::default(),
             dispatched: AtomicU64::new(0),
             held: Arc::default(),
@@ -148,6 +149,11 @@ impl Hub {
         self.dispatched.load(Ordering::Acquire)
     }
 
+    /// Where changes come from; None once closed.
+    pub(super) fn source(&self) -> Option<Arc<dyn Source>> {
+        self.source.lock().clone()
+    }
+
     /// Shares a revision that a watcher read from the history.
     pub(super) fn revision(&self, record: Arc<ChangeRecord>) -> Arc<Revision> {
         Revision::new(record, &self.held)
@@ -170,6 +176,7 @@ impl Hub {
             return;
         }
         registry.closed = Some(why.to_string());
+        *self.source.lock() = None;
         registry.index = Index::default();
         for (_, slot) in registry.slots.values() {
             slot.end(End::Closed(why.to_string()));
@@ -191,7 +198,8 @@ impl Hub {
             while self.registry.lock().index.is_empty() {
                 self.joined.notified().await;
             }
-            match self.source.changes_after(self.dispatched(), DISPATCH_PATIENCE).await {
+            let Some(source) = self.source() else { return "it is closed".to_string() };
+            match source.changes_after(self.dispatched(), DISPATCH_PATIENCE).await {
                 Ok(Changes { records, .. }) => {
                     for record in records {
                         self.offer_all(record);
@@ -260,7 +268,11 @@ impl Hub {
 }
 
 /// Offers `revision` to everyone it concerns; gives those that were too slow.
-fn offer(index: &Index, slots: &HashMap<u64, (Selector, Arc<Slot>)>, revision: &Arc<Revision>) -> Vec<(Selector, u64)> {
+fn offer(
+    index: &Index,
+    slots: &BTreeMap<u64, (Selector, Arc<Slot>)>,
+    revision: &Arc<Revision>,
+) -> Vec<(Selector, u64)> {
     let mut slow = Vec::new();
     let mut hand = |slot: &Arc<Slot>, matched: Matched| {
         if !slot.offer(Batch::new(revision.clone(), matched))

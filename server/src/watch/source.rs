@@ -22,6 +22,8 @@ use crate::{error::Error, node::Node};
 pub const PEER_WAIT_MAX: Duration = Duration::from_secs(2);
 /// The leader has so long to answer beyond that.
 const PEER_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// After the leader gave no answer it is asked again so much later.
+const LEADER_RETRY: Duration = Duration::from_millis(50);
 /// A record that is larger goes to another node in pieces of this size, in bytes of its encoding.
 const PIECE_BYTES: usize = 4 * 1024 * 1024;
 /// Largest encoded record that is put together from pieces, in bytes: all 128 operations of a transaction may replace a
@@ -136,6 +138,7 @@ async fn fetch(node: &Node, after: u64, patience: Duration) -> Result<Changes, S
             Ok(other) => return Err(SourceError::Failed(format!("unexpected answer of the leader: {other:?}"))),
             Err(error) => {
                 tracing::debug!(%error, "no changes from the leader");
+                tokio::time::sleep(LEADER_RETRY).await;
                 return Ok(Changes::default());
             }
         }

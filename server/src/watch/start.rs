@@ -51,22 +51,31 @@ impl Watches {
         self.current.lock().as_ref().map_or((0, 0), |c| (c.hub.watchers(), c.hub.held_bytes()))
     }
 
-    fn hub(&self, node: &Arc<Node>, core: &Arc<Core>, position: Position) -> Arc<Hub> {
+    fn hub(&self, node: &Arc<Node>, core: &Arc<Core>, position: Position) -> Result<Arc<Hub>, Error> {
         let mut current = self.current.lock();
+        // Whatever changes either of them calls `end` afterwards, which waits for this lock.
+        if node.position() != position {
+            return Err(closed("this node's part in the cluster changed"));
+        }
+        if position == Position::Holder
+            && let Some(why) = node.divergence()
+        {
+            return Err(differs(&why));
+        }
         if let Some(c) = &*current
             && (c.life, c.position) == (core.id, position)
             && !c.cancel.is_cancelled()
         {
-            return c.hub.clone();
+            return Ok(c.hub.clone());
         }
         if let Some(old) = current.take() {
             old.cancel.cancel();
         }
-        let source: Box<dyn Source> = match position {
-            Position::Holder => Box::new(Local(core.state.clone())),
+        let source: Arc<dyn Source> = match position {
+            Position::Holder => Arc::new(Local(core.state.clone())),
             Position::Standby | Position::Outside => {
                 let node: Weak<Node> = Arc::downgrade(node);
-                Box::new(Remote(node))
+                Arc::new(Remote(node))
             }
         };
         let (hub, cancel) = (Hub::new(source), core.cancel.child_token());
@@ -80,7 +89,7 @@ impl Watches {
             dispatched.close("this node stops");
         });
         *current = Some(Current { life: core.id, position, hub: hub.clone(), cancel });
-        hub
+        Ok(hub)
     }
 }
 
@@ -121,7 +130,7 @@ impl Node {
                 )));
             }
         };
-        self.watches.hub(self, &core, position).watch(&range, after).map_err(|why| match why {
+        self.watches.hub(self, &core, position)?.watch(&range, after).map_err(|why| match why {
             NotWatched::TooMany => Error::new(
                 Code::Overloaded,
                 format!("this node has {} watches, the most it takes; ask another node", super::WATCHERS_MAX),
@@ -133,7 +142,7 @@ impl Node {
     /// The newest revision, as far as a watch that has everything up to `wanted` needs to know it.
     async fn revision_for(&self, core: &Core, wanted: Option<u64>, deadline: Instant) -> Result<u64, Error> {
         if let Some(why) = self.divergence() {
-            return Err(closed(&format!("this node's state differs from the others' ({why})")));
+            return Err(differs(&why));
         }
         let newest = core.state.revision();
         if wanted.is_some_and(|after| after <= newest) {
@@ -151,6 +160,10 @@ impl Node {
             other => Err(Error::new(Code::Internal, format!("unexpected answer of the leader: {other:?}"))),
         }
     }
+}
+
+fn differs(why: &str) -> Error {
+    closed(&format!("this node's state differs from the others' ({why})"))
 }
 
 fn closed(why: &str) -> Error {

@@ -87,7 +87,7 @@ fn prefix(text: &str) -> KeyRange {
 }
 
 fn started(history: &Arc<History>) -> (Arc<Hub>, CancellationToken) {
-    let hub = Hub::new(Box::new(history.clone()));
+    let hub = Hub::new(Arc::new(history.clone()));
     let cancel = CancellationToken::new();
     tokio::spawn(hub.clone().dispatch(cancel.clone()));
     (hub, cancel)
@@ -251,7 +251,7 @@ async fn ten_thousand_watchers_share_one_stream_and_a_slow_one_is_cut_off_alone(
 #[tokio::test]
 async fn beyond_the_bound_of_all_those_that_stall_for_the_longest_are_cut_off() {
     let history = History::new();
-    let hub = Hub::with_limit(Box::new(history.clone()), 10_000);
+    let hub = Hub::with_limit(Arc::new(history.clone()), 10_000);
     let mut watchers = Vec::new();
     for name in ["a", "b", "c"] {
         let mut watcher = hub.watch(&key(name), 0).expect("room");
@@ -348,7 +348,7 @@ async fn watchers_that_are_dropped_leave_nothing_behind() {
 async fn only_the_last_event_of_a_revision_has_its_id() {
     let history = History::new();
     let record = history.push(&[("a", 1), ("b", 1), ("c", 1)]);
-    let hub = Hub::new(Box::new(history.clone()));
+    let hub = Hub::new(Arc::new(history.clone()));
     let mut watcher = hub.watch(&KeyRange { start: "b".into(), end: None }, 0).expect("room");
     let batch = watcher.next().await.expect("the history");
     let mut text = Vec::new();

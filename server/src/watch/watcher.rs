@@ -123,8 +123,12 @@ impl Watcher {
 
     async fn read_history(&mut self) {
         let changes = {
-            let Ok(_turn) = self.hub.readers.acquire().await else { return };
-            self.hub.source.changes_after(self.read, Duration::ZERO).await
+            let _turn = self.hub.readers.acquire().await.expect("the hub never closes its semaphore");
+            let Some(source) = self.hub.source() else {
+                // The end is in the queue.
+                return self.slot.arrived().await;
+            };
+            source.changes_after(self.read, Duration::ZERO).await
         };
         match changes {
             Ok(changes) => {
