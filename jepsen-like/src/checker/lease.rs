@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::tally::Tally;
 use super::{Checker, Verdict};
-use crate::history::{Event, Operation, Outcome, Process};
+use crate::history::{Event, LEADER, Operation, Outcome, Process};
 
 /// The checker `lease`.
 #[derive(Debug)]
@@ -19,8 +19,6 @@ const MS: u64 = 1_000_000;
 /// paused or cut off ends nothing until another one leads, and a request that was sent through a paused node may keep a
 /// lease alive when the node goes on.
 pub const LATE_MS_MAX: u64 = 6_000;
-/// The event of the nemesis that tells who leads.
-pub const LEADER: &str = "leader";
 
 /// One lease.
 #[derive(Debug, Default)]

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::super::script::{Script, accepts, rejects};
-use super::{LATE_MS_MAX, LEADER, Lease};
+use super::{LATE_MS_MAX, Lease};
+use crate::history::LEADER;
 
 const KEY: Option<&str> = Some("L1");
 

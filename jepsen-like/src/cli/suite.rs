@@ -36,6 +36,8 @@ const CELLS: &[(&str, &str, usize)] = &[
     ("bank", "pause,reset", 3),
     ("append", "partition,cut", 5),
     ("append", "kill,pause", 3),
+    ("watch", "kill,partition", 5),
+    ("idempotent", "kill,pause", 3),
 ];
 
 /// The cells of the long suite: each workload under these, with five nodes, and once each with three and seven.
