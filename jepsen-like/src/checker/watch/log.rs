@@ -98,14 +98,15 @@ impl<'a> Log<'a> {
             }
             let entry = self.entries.entry(revision).or_insert_with(|| Entry { writer: None, changes: Changes::new() });
             for change in changes {
-                if let Some((_, steps)) = change.value.and_then(|value| writers.by_value.get(&value)) {
-                    let puts = steps.iter().filter_map(|step| match step {
-                        Step::Put(key, value) => Some((*key, Some(*value))),
-                        Step::Delete(..) => None,
-                    });
-                    entry.changes.extend(puts);
-                }
-                entry.changes.entry(change.key).or_insert(change.value);
+                let Some((_, steps)) = change.value.and_then(|value| writers.by_value.get(&value)) else {
+                    entry.changes.entry(change.key).or_insert(change.value);
+                    continue;
+                };
+                let puts = steps.iter().filter_map(|step| match step {
+                    Step::Put(key, value) => Some((*key, Some(*value))),
+                    Step::Delete(..) => None,
+                });
+                entry.changes.extend(puts);
             }
         }
     }

@@ -57,7 +57,7 @@ impl Checker for Watch {
         if told == 0 {
             tally.add("nothing-to-judge", None, "no watcher was told of a change".into(), Vec::new(), Value::Null);
         }
-        let resumed = polls.iter().filter(|poll| poll.opens && poll.after.is_some()).count();
+        let resumed = polls.iter().filter(|poll| poll.opens && poll.after.is_some_and(|after| after > 0)).count();
         let marks: usize = polls.iter().map(Poll::marks).sum();
         let watchers = sequences.len();
         let stats = json!({ "watchers": watchers, "told": told, "resumed": resumed, "progress": marks, "revisions": log.len() });
