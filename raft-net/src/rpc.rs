@@ -2,6 +2,7 @@
 
 use hexkv_store::{
     NodeId, Proposal,
+    lease::{Lease, LeasePage, LeaseView},
     member::Member,
     outcome::Outcome,
     record::{KeyRecord, ListPage, ListRequest},
@@ -27,6 +28,22 @@ pub enum PeerRequest {
     TransferLeader(NodeId),
     /// State hash of this node.
     StateHash,
+    /// Let a lease live for its full time to live from now; only the leader can.
+    KeepAlive(u64),
+    /// A lease with its first keys; only the leader knows how long it lives.
+    Lease {
+        /// The lease.
+        id: u64,
+        /// Keys at most.
+        keys_max: u32,
+    },
+    /// Leases, on behalf of a node that holds no data.
+    Leases {
+        /// With ids above this.
+        after: u64,
+        /// At most so many.
+        limit: u32,
+    },
 }
 
 impl PeerRequest {
@@ -53,6 +70,12 @@ pub enum PeerResponse {
     TransferStarted,
     /// To [`PeerRequest::StateHash`].
     StateHash(StateHash),
+    /// To [`PeerRequest::KeepAlive`].
+    KeptAlive(Lease),
+    /// To [`PeerRequest::Lease`].
+    Lease(LeaseStatus),
+    /// To [`PeerRequest::Leases`].
+    Leases(LeasePage),
     /// Any request: refused or failed.
     Error(PeerError),
 }
@@ -86,6 +109,18 @@ pub enum PeerError {
         /// Oldest that is left.
         oldest: u64,
     },
+    /// There is no such lease; nothing was done.
+    #[error("there is no lease {0}")]
+    NoSuchLease(u64),
+}
+
+/// A lease as the leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    /// The lease with its first keys.
+    pub view: LeaseView,
+    /// How long it lives unless it is kept alive, in milliseconds; 0 when it is about to end.
+    pub remaining_ms: u64,
 }
 
 /// A read of user data.

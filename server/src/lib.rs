@@ -10,6 +10,7 @@
 //! | [`proposals`], [`admission`] | the way of a change |
 //! | [`kv`], [`reads`] | the way of a read |
 //! | [`formation`], [`membership`], [`reconciler`], [`monitor`] | how a cluster forms, changes and is watched |
+//! | [`leases`] | who lives how long |
 //! | [`compaction`] | how much history is kept |
 //! | [`service`] | what other nodes may ask |
 //! | [`routes`], [`http_server`] | the HTTP API |
@@ -26,6 +27,7 @@ pub mod error;
 pub mod formation;
 pub mod http_server;
 pub mod kv;
+pub mod leases;
 pub mod logging;
 pub mod membership;
 pub mod monitor;

@@ -23,8 +23,16 @@ enum Attempt {
 impl Node {
     /// Proposes `command` and waits for its outcome, at most `timeout`. Attempts that certainly did nothing (no
     /// leader, not the leader, not reached) are repeated until then: [`Error::no_leader`] means that
-    /// nothing happened, [`Error::outcome_unknown`] that it may have.
+    /// nothing happened, [`Error::outcome_unknown`] that it may have. A refusal is an error.
     pub async fn propose(&self, command: &Command, timeout: Duration) -> Result<Outcome, Error> {
+        match self.propose_any(command, timeout).await? {
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// As [`Node::propose`]; a refusal is an outcome.
+    pub async fn propose_any(&self, command: &Command, timeout: Duration) -> Result<Outcome, Error> {
         let deadline = Instant::now() + timeout;
         let proposal = Proposal::new(command);
         let _admitted = self.admission.admit(proposal.size_bytes()).ok_or_else(Error::overloaded)?;
@@ -35,7 +43,6 @@ impl Node {
                 return Err(self.why_no_leader());
             }
             match self.attempt(&proposal, hint.take(), &mut life, left).await {
-                Attempt::Done(Ok(Outcome::Refused(refusal))) => return Err(refusal.into()),
                 Attempt::Done(result) => return result,
                 Attempt::NotDone(Some(leader)) if Some(leader) != self.leader_id() => hint = Some(leader),
                 Attempt::NotDone(_) => tokio::time::sleep(LEADER_RETRY.min(left)).await,

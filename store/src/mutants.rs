@@ -46,6 +46,10 @@ pub enum Mutant {
     SnapshotWithoutMembership,
     /// A snapshot lacks the last change that it claims to have.
     SnapshotMissesLastChange,
+    /// A snapshot lacks the leases.
+    SnapshotWithoutLeases,
+    /// A node ends leases by its own clock whether it leads or not, and counts them from when they were granted.
+    LeaseEndedByFollowerClock,
 }
 
 /// Whether this process runs with `mutant`.
@@ -75,6 +79,8 @@ mod catalogue {
         Apply,
         /// Snapshots hold all that they stand for.
         Snapshot,
+        /// No lease ends early.
+        Lease,
     }
 
     impl fmt::Display for Class {
@@ -84,6 +90,7 @@ mod catalogue {
                 Self::Durability => "durability",
                 Self::Apply => "apply",
                 Self::Snapshot => "snapshot",
+                Self::Lease => "lease",
             })
         }
     }
@@ -108,7 +115,7 @@ mod catalogue {
 
     impl Mutant {
         /// Every mutant.
-        pub const ALL: [Self; 18] = [
+        pub const ALL: [Self; 20] = [
             Self::LocalRead,
             Self::ReadIndexWithoutQuorum,
             Self::ReadWithoutApply,
@@ -127,10 +134,12 @@ mod catalogue {
             Self::ChanceInApply,
             Self::SnapshotWithoutMembership,
             Self::SnapshotMissesLastChange,
+            Self::SnapshotWithoutLeases,
+            Self::LeaseEndedByFollowerClock,
         ];
 
         fn facts(self) -> (&'static str, Class, &'static [&'static str]) {
-            use Class::{Apply, Durability, Reads, Snapshot};
+            use Class::{Apply, Durability, Lease, Reads, Snapshot};
             const CLIENTS: &[&str] = &["linearizability", "bank"];
             // A node that cannot start, or stops, although its disk is in order.
             const STOPPED: &str = "node-stopped";
@@ -157,6 +166,8 @@ mod catalogue {
                     ("snapshot-without-membership", Snapshot, &["panic", "not within", STOPPED])
                 }
                 Self::SnapshotMissesLastChange => ("snapshot-misses-last-change", Snapshot, &["state-hash", STOPPED]),
+                Self::SnapshotWithoutLeases => ("snapshot-without-leases", Snapshot, &["state-hash", STOPPED]),
+                Self::LeaseEndedByFollowerClock => ("lease-ended-by-follower-clock", Lease, &["lease"]),
             }
         }
 

@@ -10,19 +10,21 @@ use axum::{
     response::IntoResponse,
 };
 use bytes::Bytes;
-use hexkv_client::api::{Code, DeleteAnswer, PutAnswer};
+use hexkv_client::api::{Code, DeleteAnswer, PutAnswer, Ttl};
 use hexkv_store::{
     command::{Command, Compare, Txn, TxnOp},
+    lease,
     outcome::{OpResult, Outcome, TxnOutcome},
     record::{ListRequest, Record},
 };
 use serde::Deserialize;
 
 use super::{
+    lease::ttl_ms,
     record::{Cursor, item, list_answer},
     request::{
-        announced_bytes, check_content_type, check_range_is_named, condition, duration, key, list_limit, parse_etag,
-        query, range, value,
+        announced_bytes, check_content_type, check_lease, check_range_is_named, condition, duration, key, list_limit,
+        parse_etag, query, range, value,
     },
 };
 use crate::{
@@ -64,6 +66,32 @@ impl GetQuery {
             max_staleness: self.max_staleness,
             timeout: self.timeout.unwrap_or(node.config.request_timeout),
         })
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PutQuery {
+    #[serde(default)]
+    prev: bool,
+    lease: Option<u64>,
+    ttl: Option<Ttl>,
+    #[serde(default, deserialize_with = "duration")]
+    timeout: Option<Duration>,
+}
+
+impl PutQuery {
+    /// The lease to attach to, 0 = none, and the operation that grants it where that is asked for.
+    fn lease(&self) -> Result<(u64, Option<TxnOp>), Error> {
+        check_lease(self.lease)?;
+        match (self.lease, self.ttl) {
+            (Some(_), Some(_)) => Err(Error::invalid("give lease or ttl, not both: ttl grants a lease of its own")),
+            (lease, None) => Ok((lease.unwrap_or(0), None)),
+            (None, Some(ttl)) => {
+                let id = lease::random_id();
+                Ok((id, Some(TxnOp::GrantLease { id, ttl_ms: ttl_ms(ttl)? })))
+            }
+        }
     }
 }
 
@@ -113,20 +141,23 @@ pub async fn get_key(State(node): State<Arc<Node>>, request: Request) -> Answer 
 
 /// `PUT /api/kv/{key}`: the body becomes the value.
 pub async fn put_key(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<ChangeQuery>(request.uri())?);
+    let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<PutQuery>(request.uri())?);
+    let (lease, grant) = q.lease()?;
     let condition = condition(request.headers())?;
     let content_type = content_type(request.headers())?;
     let body_bytes_max = announced_bytes(request.headers()).unwrap_or(usize::MAX).min(node.config.value_bytes_max);
     let _room = node.bodies.admit(body_bytes_max).ok_or_else(Error::overloaded)?;
     let patience = q.timeout.unwrap_or(node.config.request_timeout);
     let value = value(request.into_body(), node.config.value_bytes_max, patience).await?;
-    let put = TxnOp::Put { key: key.clone(), value, content_type, lease: 0, prev: q.prev };
-    let outcome = change(&node, &key, condition, put, q.timeout).await?;
-    match outcome.results.into_iter().next() {
+    let put = TxnOp::Put { key: key.clone(), value, content_type, lease, prev: q.prev };
+    let operations = grant.into_iter().chain([put]).collect();
+    let outcome = change(&node, &key, condition, operations, q.timeout).await?;
+    match outcome.results.into_iter().last() {
         Some(OpResult::Put { create_revision, version, prev }) => {
             let prev = prev.map(|record| item(&key, &record, true));
+            let lease = (lease != 0).then_some(lease);
             let mut response =
-                Json(PutAnswer { revision: outcome.revision, create_revision, version, prev }).into_response();
+                Json(PutAnswer { revision: outcome.revision, create_revision, version, lease, prev }).into_response();
             response.headers_mut().insert(header::ETAG, etag(outcome.revision));
             Ok(response)
         }
@@ -139,7 +170,7 @@ pub async fn delete_key(State(node): State<Arc<Node>>, request: Request) -> Answ
     let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<ChangeQuery>(request.uri())?);
     let condition = condition(request.headers())?;
     let delete = TxnOp::Delete { key: key.clone(), prev: q.prev };
-    let outcome = change(&node, &key, condition, delete, q.timeout).await?;
+    let outcome = change(&node, &key, condition, vec![delete], q.timeout).await?;
     match outcome.results.into_iter().next() {
         Some(OpResult::Delete { deleted, prev }) => {
             let prev = prev.map(|record| item(&key, &record, true));
@@ -154,18 +185,18 @@ pub async fn empty_key() -> Answer {
     Err(Error::invalid("the key is empty; a key has at least one byte (to list keys: GET /api/kv?prefix=)"))
 }
 
-/// One operation on `key`, under a condition. 412 carries the key's current ETag.
+/// Operations on `key`, under a condition. 412 carries the key's current ETag.
 async fn change(
     node: &Node,
     key: &Bytes,
     condition: Option<(hexkv_store::command::CompareTarget, hexkv_store::command::CompareOp)>,
-    op: TxnOp,
+    success: Vec<TxnOp>,
     timeout: Option<Duration>,
 ) -> Result<TxnOutcome, Error> {
     let conditional = condition.is_some();
     let compare = condition.map(|(target, op)| Compare { key: key.clone(), target, op }).into_iter().collect();
     let failure = if conditional { vec![TxnOp::Get { key: key.clone(), keys_only: true }] } else { Vec::new() };
-    let command = Command::Txn(Txn { compare, success: vec![op], failure });
+    let command = Command::Txn(Txn { compare, success, failure });
     let outcome = propose_txn(node, &command, timeout).await?;
     if outcome.succeeded {
         return Ok(outcome);

@@ -16,6 +16,7 @@ use crate::{error::Error, node::Node};
 mod cluster;
 mod health;
 mod kv;
+mod lease;
 mod record;
 mod request;
 mod txn;
@@ -27,6 +28,9 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/api/kv", get(kv::list).delete(kv::delete_range))
         .route("/api/kv/", get(kv::empty_key).put(kv::empty_key).delete(kv::empty_key))
         .route("/api/txn", post(txn::transact))
+        .route("/api/leases", get(lease::list).post(lease::grant))
+        .route("/api/leases/{id}", get(lease::show).delete(lease::revoke))
+        .route("/api/leases/{id}/keepalive", post(lease::keep_alive))
         .route("/api/cluster/status", get(cluster::status))
         .route("/api/cluster/members", get(cluster::members))
         .route("/api/cluster/members/{name}", delete(cluster::remove_member))

@@ -13,17 +13,19 @@ use bytes::Bytes;
 use hexkv_client::api::{self, Code, DeleteAnswer, PutAnswer, SortOrder, TxnAnswer, TxnRequest, TxnResult};
 use hexkv_store::{
     command::{Command, Compare, CompareOp, CompareTarget, TXN_BYTES_MAX, Txn, TxnOp},
-    outcome::{Branch, OpResult, TxnOutcome},
+    lease,
+    outcome::{Branch, OpResult, Outcome, Refusal, TxnOutcome},
     record::ListRequest,
 };
 use serde::Deserialize;
 
 use super::{
-    kv::{propose_txn, unexpected},
+    kv::unexpected,
+    lease::ttl_ms,
     record::{item, list_answer},
     request::{
-        announced_bytes, check_content_type, check_key, check_range_is_named, duration, json_within, list_limit, query,
-        range,
+        announced_bytes, check_content_type, check_key, check_lease, check_range_is_named, duration, json_within,
+        list_limit, query, range,
     },
 };
 use crate::{error::Error, node::Node};
@@ -47,9 +49,14 @@ pub async fn transact(State(node): State<Arc<Node>>, request: Request) -> Result
     let wanted: TxnRequest = json_within(request, TXN_BODY_BYTES_MAX, patience).await?;
     let txn = Decoder::new(node.config.value_bytes_max).txn(wanted)?;
     let command = Command::Txn(txn);
-    let outcome = propose_txn(&node, &command, q.timeout).await?;
+    let outcome = node.propose_any(&command, patience).await?;
     drop(room);
     let Command::Txn(txn) = command else { unreachable!("it was made a transaction above") };
+    let outcome = match outcome {
+        Outcome::Txn(outcome) => outcome,
+        Outcome::Refused(refusal) => return Err(as_written(&txn, refusal).into()),
+        other => return Err(Error::new(Code::Internal, format!("unexpected outcome {other:?}"))),
+    };
     Ok(Json(answer(&txn, outcome)?).into_response())
 }
 
@@ -77,7 +84,12 @@ impl Decoder {
             [(Branch::Success, wanted.success, &mut txn.success), (Branch::Failure, wanted.failure, &mut txn.failure)]
         {
             for (at, op) in from.into_iter().enumerate() {
-                to.push(self.operation(op).map_err(|e| at_place(branch, at, e))?);
+                let grant = granted(&op).map_err(|e| at_place(branch, at, e))?;
+                let mut op = self.operation(op).map_err(|e| at_place(branch, at, e))?;
+                if let (Some(TxnOp::GrantLease { id, .. }), TxnOp::Put { lease, .. }) = (&grant, &mut op) {
+                    *lease = *id;
+                }
+                to.extend(grant.into_iter().chain([op]));
             }
         }
         Ok(txn)
@@ -123,7 +135,8 @@ impl Decoder {
                     check_content_type(content_type)?;
                     self.count(content_type.len())?;
                 }
-                TxnOp::Put { key, value: put.value, content_type: put.content_type, lease: 0, prev: put.prev }
+                let lease = put.lease.unwrap_or(0);
+                TxnOp::Put { key, value: put.value, content_type: put.content_type, lease, prev: put.prev }
             }
             api::TxnOp::Get(get) => TxnOp::Get { key: self.key(get.key)?, keys_only: get.keys_only },
             api::TxnOp::List(list) => {
@@ -177,6 +190,35 @@ impl Decoder {
     }
 }
 
+/// The grant that a put with a time to live needs before it.
+fn granted(op: &api::TxnOp) -> Result<Option<TxnOp>, Error> {
+    let api::TxnOp::Put(put) = op else { return Ok(None) };
+    check_lease(put.lease)?;
+    let grant = |ttl| Ok(TxnOp::GrantLease { id: lease::random_id(), ttl_ms: ttl_ms(ttl)? });
+    put.ttl.map(grant).transpose()
+}
+
+/// `refusal` with the place of the operation in the body, where grants do not count.
+fn as_written(txn: &Txn, refusal: Refusal) -> Refusal {
+    let place = |branch: Branch, operation: u32| {
+        let operations = match branch {
+            Branch::Success => &txn.success,
+            Branch::Failure => &txn.failure,
+        };
+        let before = operations.iter().take(operation as usize);
+        operation - before.filter(|op| matches!(op, TxnOp::GrantLease { .. })).count() as u32
+    };
+    match refusal {
+        Refusal::Limit { branch, operation, reason } => {
+            Refusal::Limit { branch, operation: place(branch, operation), reason }
+        }
+        Refusal::NoSuchLease { branch, operation, lease } => {
+            Refusal::NoSuchLease { branch, operation: place(branch, operation), lease }
+        }
+        other => other,
+    }
+}
+
 /// Names the place in the body that `error` is about.
 fn at_place(list: impl fmt::Display, at: usize, error: Error) -> Error {
     Error { detail: format!("{list}[{at}]: {}", error.detail), ..error }
@@ -192,10 +234,13 @@ fn answer(txn: &Txn, outcome: TxnOutcome) -> Result<TxnAnswer, Error> {
             format!("{} results for {} operations", results.len(), operations.len()),
         ));
     }
-    let results = operations.iter().zip(results).map(|(op, result)| match (op, result) {
-        (TxnOp::Put { key, .. }, OpResult::Put { create_revision, version, prev }) => {
+    // A grant is part of the put that follows.
+    let asked = |(op, _): &(&TxnOp, OpResult)| !matches!(op, TxnOp::GrantLease { .. });
+    let results = operations.iter().zip(results).filter(asked).map(|(op, result)| match (op, result) {
+        (TxnOp::Put { key, lease, .. }, OpResult::Put { create_revision, version, prev }) => {
             let prev = prev.map(|record| item(key, &record, true));
-            Ok(TxnResult::Put(PutAnswer { revision, create_revision, version, prev }))
+            let lease = (*lease != 0).then_some(*lease);
+            Ok(TxnResult::Put(PutAnswer { revision, create_revision, version, lease, prev }))
         }
         (TxnOp::Get { keys_only, .. }, OpResult::Get(found)) => {
             Ok(TxnResult::Get(found.map(|found| item(&found.key, &found.record, !keys_only))))
@@ -209,7 +254,13 @@ fn answer(txn: &Txn, outcome: TxnOutcome) -> Result<TxnAnswer, Error> {
             Ok(TxnResult::Delete(DeleteAnswer { revision, deleted, prev: None }))
         }
         (
-            TxnOp::Put { .. } | TxnOp::Get { .. } | TxnOp::List(_) | TxnOp::Delete { .. } | TxnOp::DeleteRange(_),
+            TxnOp::Put { .. }
+            | TxnOp::Get { .. }
+            | TxnOp::List(_)
+            | TxnOp::Delete { .. }
+            | TxnOp::DeleteRange(_)
+            | TxnOp::GrantLease { .. }
+            | TxnOp::EndLease { .. },
             other,
         ) => Err(unexpected(&Some(other))),
     });

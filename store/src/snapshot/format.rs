@@ -19,13 +19,14 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
     change_log::{ChangeRecord, PART_BYTES_MAX},
+    lease::LeaseRecord,
     member::Member,
     raft_types::{LogId, SnapshotMeta},
     record::KeyRecord,
 };
 
 /// Version of the snapshot format that this binary writes and reads.
-pub const SNAPSHOT_FORMAT_VERSION: u32 = 1;
+pub const SNAPSHOT_FORMAT_VERSION: u32 = 2;
 /// Largest payload of one chunk, in bytes.
 pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
 
@@ -47,12 +48,16 @@ const KIND_FULL: u32 = 1;
 /// Item kinds. A new one needs a new [`SNAPSHOT_FORMAT_VERSION`].
 pub(super) const ITEM_KEY: u8 = 1;
 pub(super) const ITEM_CHANGE_PART: u8 = 2;
+pub(super) const ITEM_LEASE: u8 = 3;
 
 /// One thing in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotItem {
-    /// A key's record as the scan found it. All of them come before the first change.
+    /// A key's record as the scan found it. All of them come before the first lease and the first change.
     Key(KeyRecord),
+    /// A lease as of the footer's log id. All of them come before the first change. What is attached to it is said by the
+    /// records.
+    Lease(LeaseRecord),
     /// A kept change record; their revisions are consecutive.
     Change(ChangeRecord),
 }
@@ -94,6 +99,8 @@ impl Footer {
 pub struct SnapshotCounts {
     /// [`SnapshotItem::Key`] items.
     pub keys: u64,
+    /// [`SnapshotItem::Lease`] items.
+    pub leases: u64,
     /// [`SnapshotItem::Change`] items.
     pub changes: u64,
     /// Chunks of the file.

@@ -8,8 +8,8 @@ use super::{
     SnapshotFile,
     format::{
         self, CHUNK_BYTES_MAX, CHUNK_HEAD_BYTES, ContentHasher, FOOTER_BYTES_MAX, Footer, HEADER_BYTES, HeaderFault,
-        ITEM_BYTES_MAX, ITEM_CHANGE_PART, ITEM_HEAD_BYTES, ITEM_KEY, SNAPSHOT_FORMAT_VERSION, SnapshotCounts,
-        SnapshotItem, TRAILER_BYTES, Trailer,
+        ITEM_BYTES_MAX, ITEM_CHANGE_PART, ITEM_HEAD_BYTES, ITEM_KEY, ITEM_LEASE, SNAPSHOT_FORMAT_VERSION,
+        SnapshotCounts, SnapshotItem, TRAILER_BYTES, Trailer,
     },
 };
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     change_log::{ChangeRecord, PartAssembler},
     codec,
     fs::SharedFs,
+    lease::LeaseRecord,
     record::KeyRecord,
 };
 
@@ -25,6 +26,9 @@ use crate::{
 pub trait SnapshotSink {
     /// Puts a record of the scan. A change of the same key may follow.
     fn key(&mut self, record: KeyRecord) -> Result<(), StoreError>;
+
+    /// Puts a lease. What is attached to it follows from the records.
+    fn lease(&mut self, lease: LeaseRecord) -> Result<(), StoreError>;
 
     /// Adds `record` to the history; with `redo` its changes are also to be done over the records of the scan.
     fn change(&mut self, record: ChangeRecord, redo: bool) -> Result<(), StoreError>;
@@ -120,7 +124,7 @@ impl SnapshotReader {
         self.footer.revision + 1 - self.counts.changes
     }
 
-    /// All items in order: the keys, then the changes. The last element is an error unless the whole file is as
+    /// All items in order: the keys, the leases, then the changes. The last element is an error unless the whole file is as
     /// it was written; nothing follows an error.
     pub fn items(&self) -> SnapshotItems {
         SnapshotItems {
@@ -148,6 +152,7 @@ impl SnapshotReader {
         for item in self.items() {
             match item? {
                 SnapshotItem::Key(record) => sink.key(record)?,
+                SnapshotItem::Lease(lease) => sink.lease(lease)?,
                 SnapshotItem::Change(record) => {
                     let redo = record.revision > self.footer.scan_start_revision;
                     sink.change(record, redo)?;
@@ -295,11 +300,20 @@ impl SnapshotItems {
             ITEM_KEY => {
                 let record = codec::decode("key record", body, ITEM_BYTES_MAX);
                 let record = record.map_err(|e| self.corrupt(e.to_string()))?;
-                if self.changes.is_some() || self.assembler.is_incomplete() {
-                    return Err(self.corrupt("a key after the changes"));
+                if self.seen.leases > 0 || self.changes.is_some() || self.assembler.is_incomplete() {
+                    return Err(self.corrupt("a key after the leases or changes"));
                 }
                 self.seen.keys += 1;
                 Ok(Some(SnapshotItem::Key(record)))
+            }
+            ITEM_LEASE => {
+                let lease = codec::decode("lease", body, ITEM_BYTES_MAX);
+                let lease = lease.map_err(|e| self.corrupt(e.to_string()))?;
+                if self.changes.is_some() || self.assembler.is_incomplete() {
+                    return Err(self.corrupt("a lease after the changes"));
+                }
+                self.seen.leases += 1;
+                Ok(Some(SnapshotItem::Lease(lease)))
             }
             ITEM_CHANGE_PART => {
                 let record = self.assembler.push(body);

@@ -5,7 +5,7 @@ use std::{io, ops::ControlFlow, sync::Arc};
 use bytes::Bytes;
 use openraft::storage::RaftSnapshotBuilder;
 
-use super::{Shared, generation::Generation, keys, live::CHUNK_KEYS_MAX, merge::decode_record};
+use super::{Shared, generation::Generation, keys, leases, live::CHUNK_KEYS_MAX, merge::decode_record};
 use crate::{
     StoreError, TypeConfig,
     engine::Span,
@@ -101,17 +101,18 @@ fn read_some(generation: &Generation, span: &Span) -> Result<Vec<KeyRecord>, Sto
     failure.map_or(Ok(records), Err)
 }
 
-/// Appends the kept history and completes the file. None when the generation was replaced.
+/// Appends the leases and the kept history, and completes the file. None when the generation was replaced.
 pub(super) fn finish(shared: &Shared, scanned: Scanned) -> Result<Option<SnapshotFile>, StoreError> {
     let Scanned { generation, start_revision, mut writer } = scanned;
-    let mut meta = {
+    let (mut meta, leases) = {
         let persisted = shared.persisted.lock();
         if shared.live.read().generation.number != generation.number {
             return Ok(None);
         }
         // The log may be purged up to the snapshot: what the engine then loses with the process is in neither.
         generation.engine.flush()?;
-        persisted.clone()
+        // Grants are in no change record, so these are of exactly this state. At most some 24 MB.
+        (persisted.clone(), leases::records(&*generation.engine)?)
     };
     if mutants::active(Mutant::DoubleApply)
         && let Some(applied) = &mut meta.applied
@@ -120,6 +121,9 @@ pub(super) fn finish(shared: &Shared, scanned: Scanned) -> Result<Option<Snapsho
     }
     if mutants::active(Mutant::SnapshotWithoutMembership) {
         meta.membership = Arc::default();
+    }
+    for record in leases.into_iter().filter(|_| !mutants::active(Mutant::SnapshotWithoutLeases)) {
+        writer.push(&SnapshotItem::Lease(record))?;
     }
     let first = meta.compacted_revision.min(start_revision) + 1;
     for record in generation.history.iter_from(first) {

@@ -1,5 +1,5 @@
-//! The state hash: the sum, modulo 2^128, of a hash of each key with its record. A sum, so that it follows each
-//! change without reading the rest, and so that the order of keys does not matter.
+//! The state hash: the sum, modulo 2^128, of a hash of each key with its record, and of each row about leases. A sum, so
+//! that it follows each change without reading the rest, and so that the order of keys does not matter.
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -37,6 +37,25 @@ impl StateHash {
     /// Adds a record in its encoded form, which is the one that the engine holds.
     pub(super) fn add_encoded(&mut self, key: &[u8], record: &[u8]) {
         self.sum = self.sum.wrapping_add(self.of(key, |out| out.extend_from_slice(record)));
+    }
+
+    /// Adds a row that is no key's record.
+    pub(super) fn add_row(&mut self, row: &[u8], value: &[u8]) {
+        self.sum = self.sum.wrapping_add(self.of_row(row, value));
+    }
+
+    pub(super) fn remove_row(&mut self, row: &[u8], value: &[u8]) {
+        self.sum = self.sum.wrapping_sub(self.of_row(row, value));
+    }
+
+    fn of_row(&mut self, row: &[u8], value: &[u8]) -> u128 {
+        self.scratch.clear();
+        // No key is so long, so no record hashes like a row.
+        self.scratch.extend_from_slice(&u32::MAX.to_le_bytes());
+        self.scratch.extend_from_slice(&(row.len() as u32).to_le_bytes());
+        self.scratch.extend_from_slice(row);
+        self.scratch.extend_from_slice(value);
+        xxh3_128(&self.scratch)
     }
 
     fn of(&mut self, key: &[u8], record: impl FnOnce(&mut Vec<u8>)) -> u128 {

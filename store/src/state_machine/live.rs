@@ -9,6 +9,7 @@ use super::{
     evaluate::View,
     generation::Generation,
     keys,
+    leases::{LeaseChange, Leases},
     merge::{Entry, EntryVisit, decode_record, merge},
     meta::Meta,
     overlay::{Overlay, Pending},
@@ -33,12 +34,14 @@ const CHUNK_BYTES_MAX: u64 = 1024 * 1024;
 ///   covers every key that differs;
 /// - `deleted` holds exactly the keys that do not exist and were deleted after the compacted revision, with the
 ///   revision that did it;
-/// - `meta.hash` is the sum of the hashes of all current records.
+/// - `leases` holds all leases, each with the keys whose records name it;
+/// - `meta.hash` is the sum of the hashes of all current records and of the rows about leases.
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) generation: Arc<Generation>,
     pub(super) overlay: Overlay,
     pub(super) deleted: BTreeMap<Bytes, u64>,
+    pub(super) leases: Leases,
     pub(super) meta: Meta,
 }
 
@@ -63,12 +66,13 @@ pub(super) struct Chunk {
 
 impl Live {
     /// A state without anything pending.
-    pub(super) fn new(generation: Arc<Generation>, deleted: BTreeMap<Bytes, u64>, meta: Meta) -> Self {
-        Self { generation, overlay: Overlay::default(), deleted, meta }
+    pub(super) fn new(generation: Arc<Generation>, deleted: BTreeMap<Bytes, u64>, leases: Leases, meta: Meta) -> Self {
+        Self { generation, overlay: Overlay::default(), deleted, leases, meta }
     }
 
     /// Makes an entry's effects visible.
-    pub(super) fn publish(&mut self, meta: Meta, record: Option<Arc<ChangeRecord>>) {
+    pub(super) fn publish(&mut self, meta: Meta, record: Option<Arc<ChangeRecord>>, leases: Vec<LeaseChange>) {
+        self.leases.publish(&leases, record.iter().flat_map(|record| &record.changes));
         for change in record.iter().flat_map(|record| &record.changes) {
             note_deletion(&mut self.deleted, change, meta.revision);
         }
@@ -76,7 +80,7 @@ impl Live {
             self.deleted.retain(|_, revision| *revision > meta.compacted_revision);
         }
         self.meta = meta.clone();
-        self.overlay.push(Pending::new(meta, record));
+        self.overlay.push(Pending::new(meta, record, leases));
     }
 
     /// What is known of `key` at revision `at`.
@@ -191,5 +195,9 @@ impl View for Live {
 
     fn directory(&self) -> &Directory {
         &self.meta.directory
+    }
+
+    fn leases(&self) -> &Leases {
+        &self.leases
     }
 }

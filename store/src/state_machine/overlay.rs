@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    leases::LeaseChange,
     merge::Entry,
     meta::Meta,
     page::size_bytes,
@@ -31,13 +32,15 @@ pub(super) struct Pending {
     pub(super) meta: Meta,
     /// What it changed, if it used a revision.
     pub(super) record: Option<Arc<ChangeRecord>>,
+    /// What it did to leases.
+    pub(super) leases: Arc<[LeaseChange]>,
     bytes: u64,
 }
 
 impl Pending {
-    pub(super) fn new(meta: Meta, record: Option<Arc<ChangeRecord>>) -> Self {
+    pub(super) fn new(meta: Meta, record: Option<Arc<ChangeRecord>>, leases: Vec<LeaseChange>) -> Self {
         let bytes = record.iter().flat_map(|record| &record.changes).map(change_bytes).sum();
-        Self { meta, record, bytes }
+        Self { meta, record, leases: leases.into(), bytes }
     }
 
     /// Number of keys that it changes.
