@@ -5,6 +5,7 @@
 //! | [`api`] | JSON bodies of the HTTP API, shared with the server |
 //! | [`client`] | [`Client`]: which endpoint is asked, what is retried, until when |
 //! | [`kv`] | keys and values: get, put, delete, list |
+//! | [`lease`] | leases: keys that go when their lease ends |
 //! | [`txn`] | transactions: several operations at one revision |
 //! | [`watch`] | what changes, as it happens |
 //! | [`cluster`] | members, leadership, health |
@@ -34,6 +35,7 @@ pub mod encoding;
 pub mod endpoint;
 pub mod error;
 pub mod kv;
+pub mod lease;
 pub mod local;
 pub mod port_holder;
 mod transport;

@@ -11,6 +11,7 @@
 //! | [`kv`], [`reads`] | the way of a read |
 //! | [`formation`], [`membership`], [`reconciler`], [`monitor`] | how a cluster forms, changes and is watched |
 //! | [`watch`] | what changed, for whoever follows it |
+//! | [`leases`] | who lives how long |
 //! | [`compaction`] | how much history is kept |
 //! | [`service`] | what other nodes may ask |
 //! | [`routes`], [`http_server`], [`write_deadline`] | the HTTP API |
@@ -28,6 +29,7 @@ pub mod formation;
 pub mod http_server;
 pub mod join_log;
 pub mod kv;
+pub mod leases;
 pub mod logging;
 pub mod membership;
 pub mod monitor;

@@ -4,9 +4,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod lease;
 mod txn;
 mod watch;
 
+pub use lease::{LeaseAnswer, LeaseItem, LeaseListAnswer, LeaseRequest, LeaseStatusAnswer, Ttl};
 pub use txn::{
     Compare, CompareOp, CompareTarget, SortOrder, TXN_OPERATIONS_MAX, TxnAnswer, TxnDelete, TxnGet, TxnList, TxnOp,
     TxnPut, TxnRange, TxnRequest, TxnResult,
@@ -22,6 +24,9 @@ pub struct PutAnswer {
     pub create_revision: u64,
     /// Changes since creation.
     pub version: u64,
+    /// Lease that the key is attached to now, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<u64>,
     /// The replaced record, when `prev=true` was asked for and there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prev: Option<Item>,
@@ -265,6 +270,8 @@ pub enum Code {
     InvalidArgument,
     /// 404: no such key.
     KeyNotFound,
+    /// 404: no such lease: it ended, or was never granted.
+    LeaseNotFound,
     /// 404: no such route, member or resource.
     NotFound,
     /// 405.
@@ -310,7 +317,7 @@ impl Code {
     pub fn status(self) -> u16 {
         match self {
             Self::InvalidArgument => 400,
-            Self::KeyNotFound | Self::NotFound => 404,
+            Self::KeyNotFound | Self::LeaseNotFound | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::NameTaken | Self::HasData | Self::LastMember | Self::ClusterMismatch | Self::LockHeld => 409,
             Self::Compacted => 410,
@@ -329,6 +336,7 @@ impl Code {
         match self {
             Self::InvalidArgument => "Invalid argument",
             Self::KeyNotFound => "Key not found",
+            Self::LeaseNotFound => "Lease not found",
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "Method not allowed",
             Self::PreconditionFailed => "Precondition failed",

@@ -20,6 +20,7 @@ mod health;
 mod held;
 pub mod idempotency;
 mod kv;
+mod lease;
 mod listing;
 mod long_poll;
 pub(crate) mod record;
@@ -39,6 +40,9 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/api/txn", post(txn::transact))
         .route("/api/watch", get(watch::watch))
         .route("/api/compact", post(compact::compact))
+        .route("/api/leases", get(lease::list).post(lease::grant))
+        .route("/api/leases/{id}", get(lease::show).delete(lease::revoke))
+        .route("/api/leases/{id}/keepalive", post(lease::keep_alive))
         .route("/api/cluster/status", get(cluster::status))
         .route("/api/cluster/members", get(cluster::members))
         .route("/api/cluster/members/{name}", delete(cluster::remove_member))

@@ -74,6 +74,14 @@ pub fn check_key(key: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses a lease that stands for none.
+pub fn check_lease(lease: Option<u64>) -> Result<(), Error> {
+    if lease == Some(0) {
+        return Err(Error::invalid("there is no lease 0; leave lease out to attach the key to none"));
+    }
+    Ok(())
+}
+
 /// How many items a page may have.
 pub fn list_limit(limit: Option<u32>) -> Result<u32, Error> {
     match limit.unwrap_or(LIST_LIMIT_DEFAULT) {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::{
     directory::Directory,
+    leases::{LeaseChange, LeaseFault, Leases, TouchedLeases, grant_fault},
     merge::{Entry, EntryVisit, merge},
     page::{LIST_PAGE_BYTES_MAX, PageBuilder, size_bytes},
 };
@@ -19,6 +20,7 @@ use crate::{
     },
     engine::Span,
     entropy,
+    lease::{EXPIRE_LEASES_MAX, Lease},
     mutants::{self, Mutant},
     outcome::{Branch, OpResult, Outcome, Refusal, TxnOutcome},
     record::{KeyRange, KeyRecord, ListRequest, Record},
@@ -42,6 +44,17 @@ pub(super) trait View {
     fn compacted_revision(&self) -> u64;
     /// Members and settings.
     fn directory(&self) -> &Directory;
+    /// The leases.
+    fn leases(&self) -> &Leases;
+}
+
+/// Where in the log a command stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    /// The log's time, in milliseconds since the Unix epoch.
+    pub(super) time_ms: u64,
+    /// Term of the entry.
+    pub(super) term: u64,
 }
 
 /// What a command does.
@@ -51,6 +64,8 @@ pub(super) struct Effects {
     pub(super) outcome: Outcome,
     /// The changes of the next revision; None when no revision is used.
     pub(super) changes: Option<Vec<Change>>,
+    /// What it makes of leases, by their ids.
+    pub(super) leases: Vec<LeaseChange>,
     /// The new directory, where it differs.
     pub(super) directory: Option<Directory>,
     /// The new compacted revision.
@@ -60,7 +75,7 @@ pub(super) struct Effects {
 impl Effects {
     /// An answer that changes nothing.
     pub(super) fn none(outcome: Outcome) -> Self {
-        Self { outcome, changes: None, directory: None, compacted_revision: None }
+        Self { outcome, changes: None, leases: Vec::new(), directory: None, compacted_revision: None }
     }
 
     /// A refusal, which changes nothing.
@@ -70,7 +85,7 @@ impl Effects {
 }
 
 /// Evaluates `command` at `view`. An error is the view's: nothing is known about the command then.
-pub(super) fn evaluate(view: &impl View, command: &Command) -> Result<Effects, StoreError> {
+pub(super) fn evaluate(view: &impl View, command: &Command, moment: Moment) -> Result<Effects, StoreError> {
     if let Some(result) = view.directory().evaluate(command) {
         return Ok(match result {
             Ok(next) => {
@@ -81,17 +96,26 @@ pub(super) fn evaluate(view: &impl View, command: &Command) -> Result<Effects, S
         });
     }
     match command {
-        Command::Txn(txn) => match Transaction::new(view).run(txn) {
-            Ok(effects) => Ok(effects),
-            Err(Stop::Refused(refusal)) => Ok(Effects::refused(refusal)),
-            Err(Stop::Failed(error)) => Err(error),
-        },
+        Command::Txn(txn) => settled(Transaction::new(view, moment).run(txn)),
+        Command::ExpireLeases { term, .. } if *term != moment.term => {
+            Ok(Effects::refused(Refusal::OtherTerm { decided: *term, entry: moment.term }))
+        }
+        Command::ExpireLeases { ids, .. } => settled(Transaction::new(view, moment).expire(ids)),
         Command::Compact(revision) => Ok(compact(view, *revision)),
         Command::PutMember { .. }
         | Command::LeaveMember(_)
         | Command::RemoveMember(_)
         | Command::SetReplicationFactor(_)
         | Command::SetClusterId(_) => unreachable!("the directory evaluates {command:?}"),
+    }
+}
+
+/// A refusal is an outcome.
+fn settled(result: Result<Effects, Stop>) -> Result<Effects, StoreError> {
+    match result {
+        Ok(effects) => Ok(effects),
+        Err(Stop::Refused(refusal)) => Ok(Effects::refused(refusal)),
+        Err(Stop::Failed(error)) => Err(error),
     }
 }
 
@@ -126,6 +150,16 @@ fn limit(At(branch, operation): At, reason: impl Into<String>) -> Stop {
     Stop::Refused(Refusal::Limit { branch, operation: operation as u32, reason: reason.into() })
 }
 
+/// The refusal of operation `at` for what is wrong with a lease.
+fn lease_fault(At(branch, operation): At, fault: LeaseFault) -> Stop {
+    Stop::Refused(match fault {
+        LeaseFault::Missing(lease) => Refusal::NoSuchLease { branch, operation: operation as u32, lease },
+        LeaseFault::Taken(id) => Refusal::LeaseTaken(id),
+        LeaseFault::TooMany => Refusal::TooManyLeases,
+        LeaseFault::Limit(reason) => return limit(At(branch, operation), reason),
+    })
+}
+
 /// A key that the transaction touched.
 struct Touched {
     old: Option<Record>,
@@ -138,7 +172,9 @@ struct Touched {
 /// the view; `replaced_bytes` is the size of all records that it took out.
 struct Transaction<'v, V> {
     view: &'v V,
+    moment: Moment,
     touched: BTreeMap<Bytes, Touched>,
+    leases: TouchedLeases,
     /// Some operation wrote or removed a record, so the transaction has a revision.
     mutated: bool,
     replaced_bytes: u64,
@@ -147,8 +183,17 @@ struct Transaction<'v, V> {
 }
 
 impl<'v, V: View> Transaction<'v, V> {
-    fn new(view: &'v V) -> Self {
-        Self { view, touched: BTreeMap::new(), mutated: false, replaced_bytes: 0, deleted_keys: 0, answer_bytes: 0 }
+    fn new(view: &'v V, moment: Moment) -> Self {
+        Self {
+            view,
+            moment,
+            touched: BTreeMap::new(),
+            leases: TouchedLeases::default(),
+            mutated: false,
+            replaced_bytes: 0,
+            deleted_keys: 0,
+            answer_bytes: 0,
+        }
     }
 
     fn run(mut self, txn: &Txn) -> Result<Effects, Stop> {
@@ -164,9 +209,31 @@ impl<'v, V: View> Transaction<'v, V> {
             results.push(self.operation(At(branch, at), operation)?);
         }
         let revision = self.revision();
-        let outcome = Outcome::Txn(TxnOutcome { revision, succeeded, results });
+        Ok(self.into_effects(Outcome::Txn(TxnOutcome { revision, succeeded, results })))
+    }
+
+    /// Ends the first of the leases `ids`, as many as fit one revision. One does, by the limits of a lease.
+    fn expire(mut self, ids: &[u64]) -> Result<Effects, Stop> {
+        let mut ended = Vec::new();
+        for (at, id) in ids.iter().take(EXPIRE_LEASES_MAX).enumerate() {
+            if self.leases.get(self.view.leases(), *id).is_none() {
+                continue;
+            }
+            let (keys, bytes) = self.view.leases().size(*id);
+            if self.deleted_keys + keys > RANGE_DELETE_KEYS_MAX || self.replaced_bytes + bytes > REPLACED_BYTES_MAX {
+                break;
+            }
+            self.end_lease(At(Branch::Success, at), *id)?;
+            ended.push(*id);
+        }
+        let revision = self.revision();
+        Ok(self.into_effects(Outcome::LeasesExpired { revision, ended }))
+    }
+
+    fn into_effects(mut self, outcome: Outcome) -> Effects {
+        let leases = std::mem::take(&mut self.leases).into_changes(self.view.leases());
         let changes = self.mutated.then(|| self.into_changes());
-        Ok(Effects { changes, ..Effects::none(outcome) })
+        Effects { changes, leases, ..Effects::none(outcome) }
     }
 
     /// Revision of the state that an operation would see now.
@@ -179,14 +246,13 @@ impl<'v, V: View> Transaction<'v, V> {
             TxnOp::Put { key, value, content_type, lease, prev } => {
                 let old = self.read(key)?;
                 let revision = self.view.revision() + 1;
-                let chance =
-                    u64::from(mutants::active(Mutant::ChanceInApply) && entropy::random::<u64>().is_multiple_of(8));
+                let chance = mutants::active(Mutant::ChanceInApply) && entropy::random::<u64>().is_multiple_of(8);
                 let new = Record {
                     create_revision: old.as_ref().map_or(revision, |r| r.create_revision),
                     mod_revision: revision,
                     version: old.as_ref().map_or(0, |r| r.version) + 1,
-                    lease: *lease + chance,
-                    content_type: content_type.clone(),
+                    lease: *lease,
+                    content_type: if chance { Some("chance".to_string()) } else { content_type.clone() },
                     value: value.clone(),
                 };
                 let (create_revision, version) = (new.create_revision, new.version);
@@ -210,7 +276,35 @@ impl<'v, V: View> Transaction<'v, V> {
                 Ok(OpResult::Delete { deleted: 1, prev: answer })
             }
             TxnOp::DeleteRange(range) => self.delete_range(at, range),
+            TxnOp::GrantLease { id, ttl_ms } => {
+                let (id, ttl_ms) = (*id, *ttl_ms);
+                let lease = Lease { ttl_ms, granted_ms: self.moment.time_ms };
+                let granted = self.leases.grant(self.view.leases(), id, lease);
+                granted.map(|()| OpResult::LeaseGranted { id, ttl_ms }).map_err(|fault| lease_fault(at, fault))
+            }
+            TxnOp::EndLease { id } => self.end_lease(at, *id).map(|deleted| OpResult::LeaseEnded { deleted }),
         }
+    }
+
+    /// Deletes all keys that are attached to lease `id` now, and ends it. Returns how many keys those were.
+    fn end_lease(&mut self, at: At, id: u64) -> Result<u64, Stop> {
+        let leases = self.view.leases();
+        if self.leases.get(leases, id).is_none() {
+            return Err(lease_fault(at, LeaseFault::Missing(id)));
+        }
+        let untouched = leases.keys(id).filter(|key| !self.touched.contains_key(*key));
+        let attached = |touched: &Touched| touched.new.as_ref().is_some_and(|new| new.lease == id);
+        let touched = self.touched.iter().filter(|(_, touched)| attached(touched)).map(|(key, _)| key);
+        let keys: Vec<Bytes> = untouched.chain(touched).cloned().collect();
+        for key in &keys {
+            let old = self.read(key)?.filter(|old| old.lease == id).ok_or_else(|| StoreError::Decode {
+                what: "lease",
+                reason: format!("key {key:?} should be attached to lease {id}"),
+            })?;
+            self.delete(at, key.clone(), old)?;
+        }
+        self.leases.end(self.view.leases(), id);
+        Ok(keys.len() as u64)
     }
 
     fn list(&mut self, at: At, request: &ListRequest) -> Result<OpResult, Stop> {
@@ -288,6 +382,8 @@ impl<'v, V: View> Transaction<'v, V> {
             let reason = format!("a transaction replaces at most {REPLACED_BYTES_MAX} bytes; make it smaller");
             return Err(limit(at, reason));
         }
+        let followed = self.leases.follow(self.view.leases(), &key, old.as_ref(), new.as_ref());
+        followed.map_err(|fault| lease_fault(at, fault))?;
         self.touched
             .entry(key)
             .and_modify(|touched| touched.new = new.clone())
@@ -394,8 +490,9 @@ fn check_limits(txn: &Txn) -> Result<(), Stop> {
     }
     let mut bytes = 0;
     for (branch, operations) in [(Branch::Success, &txn.success), (Branch::Failure, &txn.failure)] {
-        if operations.len() > TXN_OPERATIONS_MAX {
-            let reason = format!("a branch has at most {TXN_OPERATIONS_MAX} operations");
+        let grants = operations.iter().filter(|operation| matches!(operation, TxnOp::GrantLease { .. })).count();
+        if grants.max(operations.len() - grants) > TXN_OPERATIONS_MAX {
+            let reason = format!("a branch has at most {TXN_OPERATIONS_MAX} operations, and grants as many leases");
             return Err(limit(At(branch, TXN_OPERATIONS_MAX), reason));
         }
         for (at, operation) in operations.iter().enumerate() {
@@ -403,7 +500,11 @@ fn check_limits(txn: &Txn) -> Result<(), Stop> {
             let (key, value) = match operation {
                 TxnOp::Put { key, value, .. } => (Some(key), value.len()),
                 TxnOp::Get { key, .. } | TxnOp::Delete { key, .. } => (Some(key), 0),
-                TxnOp::List(_) | TxnOp::DeleteRange(_) => (None, 0),
+                TxnOp::List(_) | TxnOp::DeleteRange(_) | TxnOp::EndLease { .. } => (None, 0),
+                TxnOp::GrantLease { id, ttl_ms } => match grant_fault(*id, *ttl_ms) {
+                    Some(reason) => return Err(limit(at, reason)),
+                    None => (None, 0),
+                },
             };
             if let Some(reason) = key.and_then(key_fault) {
                 return Err(limit(at, reason));
@@ -435,6 +536,7 @@ mod tests {
         keys: u64,
         value: Bytes,
         directory: Directory,
+        leases: Leases,
     }
 
     impl Many {
@@ -480,10 +582,16 @@ mod tests {
         fn directory(&self) -> &Directory {
             &self.directory
         }
+
+        fn leases(&self) -> &Leases {
+            &self.leases
+        }
     }
 
+    const MOMENT: Moment = Moment { time_ms: 1, term: 1 };
+
     fn many(keys: u64, value_bytes: usize) -> Many {
-        Many { keys, value: vec![0; value_bytes].into(), directory: Directory::default() }
+        Many { keys, value: vec![0; value_bytes].into(), directory: Directory::default(), leases: Leases::default() }
     }
 
     fn delete(number: u64) -> TxnOp {
@@ -491,7 +599,7 @@ mod tests {
     }
 
     fn run(view: &Many, operations: Vec<TxnOp>) -> Effects {
-        evaluate(view, &Command::Txn(Txn { success: operations, ..Txn::default() })).unwrap()
+        evaluate(view, &Command::Txn(Txn { success: operations, ..Txn::default() }), MOMENT).unwrap()
     }
 
     fn refused_at(effects: &Effects, at: u32) {
