@@ -6,6 +6,7 @@
 //! | [`client`] | [`Client`]: which endpoint is asked, what is retried, until when |
 //! | [`kv`] | keys and values: get, put, delete, list |
 //! | [`txn`] | transactions: several operations at one revision |
+//! | [`coordination`] | locks, elections, the registry |
 //! | [`cluster`] | members, leadership, health |
 //! | [`endpoint`] | addresses of nodes, and which of them are worth asking |
 //! | [`local`] | a cluster on this machine: names and ports by index, waiting for each other |
@@ -29,6 +30,7 @@
 pub mod api;
 pub mod client;
 pub mod cluster;
+pub mod coordination;
 pub mod encoding;
 pub mod endpoint;
 pub mod error;

@@ -11,6 +11,7 @@
 //! | [`kv`], [`reads`] | the way of a read |
 //! | [`formation`], [`membership`], [`reconciler`], [`monitor`] | how a cluster forms, changes and is watched |
 //! | [`watch`] | what changed, for whoever follows it |
+//! | [`coordination`] | locks, elections, the registry |
 //! | [`compaction`] | how much history is kept |
 //! | [`service`] | what other nodes may ask |
 //! | [`routes`], [`http_server`] | the HTTP API |
@@ -20,6 +21,7 @@
 pub mod admission;
 pub mod compaction;
 pub mod config;
+pub mod coordination;
 pub mod core;
 pub mod discovery;
 pub mod environment;

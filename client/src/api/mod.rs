@@ -4,9 +4,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod coordination;
 mod txn;
 mod watch;
 
+pub use coordination::{
+    CampaignAnswer, CampaignRequest, ElectionStatus, Leader, LockAnswer, LockHolder, LockRequest, LockStatus,
+    RegisterRequest, Registration, RegistryAnswer, ReleaseAnswer, RenewRequest, UnregisterAnswer,
+};
 pub use txn::{
     Compare, CompareOp, CompareTarget, SortOrder, TXN_OPERATIONS_MAX, TxnAnswer, TxnDelete, TxnGet, TxnList, TxnOp,
     TxnPut, TxnRange, TxnRequest, TxnResult,
@@ -287,6 +292,8 @@ pub enum Code {
     ClusterMismatch,
     /// 409: the lock is held.
     LockHeld,
+    /// 409: the token does not hold the lock, or does not lead; nothing was changed.
+    NotHolder,
     /// 429: too much in flight; nothing was changed.
     Overloaded,
     /// 503: no leader is known or reachable; nothing was changed.
@@ -310,7 +317,7 @@ impl Code {
             Self::InvalidArgument => 400,
             Self::KeyNotFound | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
-            Self::NameTaken | Self::HasData | Self::LastMember | Self::ClusterMismatch | Self::LockHeld => 409,
+            Self::NameTaken | Self::HasData | Self::LastMember | Self::ClusterMismatch | Self::LockHeld | Self::NotHolder => 409,
             Self::Compacted => 410,
             Self::PreconditionFailed => 412,
             Self::KeyTooLarge | Self::ValueTooLarge => 413,
@@ -337,6 +344,7 @@ impl Code {
             Self::LastMember => "Last member",
             Self::ClusterMismatch => "Cluster mismatch",
             Self::LockHeld => "Lock held",
+            Self::NotHolder => "Not the holder",
             Self::Overloaded => "Overloaded",
             Self::NoLeader => "No leader",
             Self::NotInCluster => "Not in a cluster",

@@ -3,9 +3,11 @@
 mod bench;
 mod cluster;
 mod failure;
+mod hold;
 mod kv;
 mod local_cluster;
 mod output;
+mod registry;
 mod txn;
 
 use std::time::Duration;
@@ -87,6 +89,12 @@ enum Verb {
     Kv(kv::Verb),
     /// Does several operations at one revision, or none
     Txn(txn::Arguments),
+    /// Runs a command while it holds a lock
+    Lock(hold::LockArguments),
+    /// Runs a command while it leads
+    Elect(hold::ElectArguments),
+    #[command(flatten)]
+    Registry(registry::Verb),
     #[command(flatten)]
     Members(cluster::Verb),
     /// Measures throughput and latency: keep-alive connections, each sends its next request when the last is answered
@@ -104,6 +112,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     match verb {
         Verb::Kv(verb) => kv::run(&global, verb).await,
         Verb::Txn(arguments) => txn::run(&global, arguments).await,
+        Verb::Lock(arguments) => hold::lock(&global, arguments).await,
+        Verb::Elect(arguments) => hold::elect(&global, arguments).await,
+        Verb::Registry(verb) => registry::run(&global, verb).await,
         Verb::Members(verb) => cluster::run(&global, verb).await,
         Verb::Bench(arguments) => bench::run(&global, arguments).await,
         Verb::Cluster(arguments) => local_cluster::run(&global, arguments).await,

@@ -14,9 +14,13 @@ use hexkv_client::api::Code;
 use crate::{error::Error, node::Node};
 
 mod cluster;
+mod coordination;
+mod election;
 mod health;
 mod kv;
+mod lock;
 pub(crate) mod record;
+mod registry;
 mod request;
 mod txn;
 
@@ -27,6 +31,12 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/api/kv", get(kv::list).delete(kv::delete_range))
         .route("/api/kv/", get(kv::empty_key).put(kv::empty_key).delete(kv::empty_key))
         .route("/api/txn", post(txn::transact))
+        .route("/api/locks/{name}", get(lock::status).post(lock::acquire).delete(lock::release))
+        .route("/api/locks/{name}/renew", post(lock::renew))
+        .route("/api/elections/{name}", get(election::observe).post(election::campaign).delete(election::resign))
+        .route("/api/elections/{name}/renew", post(election::renew))
+        .route("/api/registry", get(registry::list))
+        .route("/api/registry/{name}", get(registry::find).put(registry::register).delete(registry::remove))
         .route("/api/cluster/status", get(cluster::status))
         .route("/api/cluster/members", get(cluster::members))
         .route("/api/cluster/members/{name}", delete(cluster::remove_member))

@@ -17,7 +17,7 @@ use hexkv_store::{
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-use crate::error::Error;
+use crate::{coordination::RESERVED, error::Error};
 
 /// Items on a page when no limit is given.
 const LIST_LIMIT_DEFAULT: u32 = 1000;
@@ -105,6 +105,8 @@ pub fn range(prefix: Option<&str>, start: Option<&str>, end: Option<&str>) -> Re
             check_key(bound)?;
         }
     }
+    // What the server keeps for itself lies behind all keys.
+    let range = KeyRange { end: range.end.or(Some(Bytes::from_static(&[RESERVED]))), ..range };
     if range.end.as_ref().is_some_and(|end| *end < range.start) {
         return Err(Error::invalid("end comes before start"));
     }
