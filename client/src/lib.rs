@@ -7,6 +7,7 @@
 //! | [`kv`] | keys and values: get, put, delete, list |
 //! | [`txn`] | transactions: several operations at one revision |
 //! | [`coordination`] | locks, elections, the registry |
+//! | [`watch`] | what changes, as it happens |
 //! | [`cluster`] | members, leadership, health |
 //! | [`endpoint`] | addresses of nodes, and which of them are worth asking |
 //! | [`local`] | a cluster on this machine: names and ports by index, waiting for each other |
@@ -39,6 +40,7 @@ pub mod local;
 pub mod port_holder;
 mod transport;
 pub mod txn;
+pub mod watch;
 
 pub use client::{Client, Options};
 pub use endpoint::Endpoint;

@@ -19,10 +19,16 @@ mod election;
 mod health;
 mod kv;
 mod lock;
+mod compact;
+mod long_poll;
 pub(crate) mod record;
 mod registry;
 mod request;
 mod txn;
+mod watch;
+
+#[cfg(test)]
+pub(crate) use watch::only;
 
 /// All routes.
 pub fn router(node: Arc<Node>) -> Router {
@@ -37,6 +43,8 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/api/elections/{name}/renew", post(election::renew))
         .route("/api/registry", get(registry::list))
         .route("/api/registry/{name}", get(registry::find).put(registry::register).delete(registry::remove))
+        .route("/api/watch", get(watch::watch))
+        .route("/api/compact", post(compact::compact))
         .route("/api/cluster/status", get(cluster::status))
         .route("/api/cluster/members", get(cluster::members))
         .route("/api/cluster/members/{name}", delete(cluster::remove_member))

@@ -50,6 +50,11 @@ impl Recent {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// The records from `revision` on that one read answers; None when `revision` is not here.
     fn read(&self, revision: u64) -> Option<Vec<Arc<ChangeRecord>>> {
         let at = revision.checked_sub(self.records.front()?.revision)?;

@@ -1,6 +1,7 @@
 //! Tests of the state machine, below openraft.
 
 mod crash;
+mod feed;
 mod flow;
 mod past;
 mod recovery;
