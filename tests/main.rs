@@ -6,6 +6,7 @@ mod harness;
 
 mod bad_input;
 mod cli;
+mod coordination;
 mod crash;
 mod disk;
 mod diverged;

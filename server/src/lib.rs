@@ -12,6 +12,7 @@
 //! | [`formation`], [`membership`], [`reconciler`], [`monitor`] | how a cluster forms, changes and is watched |
 //! | [`watch`] | what changed, for whoever follows it |
 //! | [`leases`] | who lives how long |
+//! | [`coordination`] | locks, elections, the registry |
 //! | [`compaction`] | how much history is kept |
 //! | [`service`] | what other nodes may ask |
 //! | [`routes`], [`http_server`], [`write_deadline`] | the HTTP API |
@@ -21,6 +22,7 @@
 pub mod admission;
 pub mod compaction;
 pub mod config;
+pub mod coordination;
 pub mod core;
 pub mod discovery;
 pub mod environment;

@@ -4,10 +4,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod coordination;
 mod lease;
 mod txn;
 mod watch;
 
+pub use coordination::{
+    CampaignAnswer, CampaignRequest, ElectionStatus, Leader, LockAnswer, LockHolder, LockRequest, LockStatus,
+    RegisterRequest, Registration, RegistryAnswer, ReleaseAnswer, RenewRequest, UnregisterAnswer,
+};
 pub use lease::{LeaseAnswer, LeaseItem, LeaseListAnswer, LeaseRequest, LeaseStatusAnswer, Ttl};
 pub use txn::{
     Compare, CompareOp, CompareTarget, SortOrder, TXN_OPERATIONS_MAX, TxnAnswer, TxnDelete, TxnGet, TxnList, TxnOp,
@@ -296,6 +301,8 @@ pub enum Code {
     ClusterMismatch,
     /// 409: the lock is held.
     LockHeld,
+    /// 409: the token does not hold the lock, or does not lead; nothing was changed.
+    NotHolder,
     /// 429: too much in flight; nothing was changed.
     Overloaded,
     /// 503: no leader is known or reachable; nothing was changed.
@@ -319,7 +326,7 @@ impl Code {
             Self::InvalidArgument => 400,
             Self::KeyNotFound | Self::LeaseNotFound | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
-            Self::NameTaken | Self::HasData | Self::LastMember | Self::ClusterMismatch | Self::LockHeld => 409,
+            Self::NameTaken | Self::HasData | Self::LastMember | Self::ClusterMismatch | Self::LockHeld | Self::NotHolder => 409,
             Self::Compacted => 410,
             Self::IdempotencyMismatch => 422,
             Self::PreconditionFailed => 412,
@@ -349,6 +356,7 @@ impl Code {
             Self::LastMember => "Last member",
             Self::ClusterMismatch => "Cluster mismatch",
             Self::LockHeld => "Lock held",
+            Self::NotHolder => "Not the holder",
             Self::Overloaded => "Overloaded",
             Self::NoLeader => "No leader",
             Self::NotInCluster => "Not in a cluster",

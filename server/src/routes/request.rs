@@ -17,7 +17,7 @@ use hexkv_store::{
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-use crate::error::Error;
+use crate::{coordination::RESERVED, error::Error};
 
 /// Largest body of requests that carry no user data, in bytes.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -115,6 +115,8 @@ pub fn range(prefix: Option<&str>, start: Option<&str>, end: Option<&str>) -> Re
             check_key(bound)?;
         }
     }
+    // What the server keeps for itself lies behind all keys.
+    let range = KeyRange { end: range.end.or(Some(Bytes::from_static(&[RESERVED]))), ..range };
     if range.end.as_ref().is_some_and(|end| *end < range.start) {
         return Err(Error::invalid("end comes before start"));
     }

@@ -96,6 +96,7 @@ fn lease(id: u64) -> SnapshotItem {
 }
 
 /// Two keys, a lease, the changes 4 and 5, and a kept outcome.
+fn small_items() -> Vec<SnapshotItem> {
     let changes = [change(4, "b", b"x"), change(5, "b", b"two")];
     [key("a", 3, b"one"), key("b", 5, b"two"), lease(9)].into_iter().chain(changes).chain([kept_outcome()]).collect()
 }
