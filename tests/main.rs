@@ -17,4 +17,5 @@ mod membership;
 mod sizes;
 mod tidy;
 mod txn;
+mod watch;
 mod wire;

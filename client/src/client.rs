@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
@@ -238,6 +239,36 @@ impl Client {
                     pool.failed(pick.index, rest);
                     (before, pause) = (Some(error), rest.unwrap_or_else(|| backoff(attempt)));
                 }
+            }
+        }
+    }
+
+    /// Sends `call` once, to the endpoint whose turn it is, and gives the answer before its body has come: for answers
+    /// that have no end. Whether the endpoint rests is up to the next call.
+    pub(crate) async fn open(&self, call: &Call) -> Result<Response<Incoming>, Error> {
+        let Inner { pool, transport, options } = &*self.0;
+        let pick = pool.pick();
+        tokio::time::sleep(pick.rest).await;
+        let endpoint = pool.get(pick.index);
+        let deadline = Instant::now() + options.timeout;
+        match transport.open(call.request(endpoint, None)?, deadline).await {
+            Ok(Ok(response)) => {
+                pool.answered(pick.index);
+                Ok(response)
+            }
+            Ok(Err(reply)) => match judge(reply, endpoint, Effect::Read) {
+                Ok(_) => Err(Error::Unexpected(format!("{endpoint} answers a watch without a stream"))),
+                Err(Failed::Final(error)) => Err(error),
+                // Nothing is in the dark where nothing is changed.
+                Err(Failed::Unknown { error }) => Err(error),
+                Err(Failed::Elsewhere { error, rest } | Failed::Everywhere { error, rest }) => {
+                    pool.failed(pick.index, rest);
+                    Err(error)
+                }
+            },
+            Err(SendError::NotSent(why) | SendError::MaybeSent(why)) => {
+                pool.failed(pick.index, None);
+                Err(Error::Unavailable { detail: format!("{endpoint} does not answer: {why}"), code: None })
             }
         }
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use http::{Method, header};
 
-use crate::api::{Code, DeleteAnswer, Item, ListAnswer, PutAnswer};
+use crate::api::{Code, CompactAnswer, CompactRequest, DeleteAnswer, Item, ListAnswer, PutAnswer};
 use crate::client::{Call, Effect, STORE_REVISION, decode};
 use crate::encoding::{Query, key_path};
 use crate::transport::Reply;
@@ -60,6 +60,8 @@ pub struct ReadOptions {
     pub consistency: Consistency,
     /// The answering node waits until it has applied this revision: read your writes, with [`Consistency::Stale`].
     pub min_revision: Option<u64>,
+    /// Read the past: what this revision shows, while it is not compacted.
+    pub revision: Option<u64>,
 }
 
 impl ReadOptions {
@@ -69,6 +71,9 @@ impl ReadOptions {
         }
         if let Some(revision) = self.min_revision {
             query.add("min_revision", &revision.to_string());
+        }
+        if let Some(revision) = self.revision {
+            query.add("revision", &revision.to_string());
         }
     }
 }
@@ -184,7 +189,7 @@ pub enum KeyRange {
 }
 
 impl KeyRange {
-    fn add_to(&self, query: &mut Query) {
+    pub(crate) fn add_to(&self, query: &mut Query) {
         match self {
             Self::Prefix(prefix) => query.add("prefix", prefix),
             Self::Between { start: None, end: None } => query.add("prefix", ""),
@@ -340,6 +345,17 @@ impl Client {
         if let Some(condition) = options.condition {
             condition.add_to(&mut call)?;
         }
+        decode(&self.call(&call).await?, Effect::Change)
+    }
+
+    /// Forgets history: revisions below `revision` can be read and watched no more.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Code::Compacted`] when that is done already.
+    pub async fn compact(&self, revision: u64) -> Result<CompactAnswer, Error> {
+        let body = serde_json::to_vec(&CompactRequest { revision }).expect("a number is plain data");
+        let mut call = Call::change(Method::POST, "/api/compact".to_owned(), body.into());
+        call.header(header::CONTENT_TYPE, "application/json")?;
         decode(&self.call(&call).await?, Effect::Change)
     }
 

@@ -6,6 +6,7 @@
 //! | [`client`] | [`Client`]: which endpoint is asked, what is retried, until when |
 //! | [`kv`] | keys and values: get, put, delete, list |
 //! | [`txn`] | transactions: several operations at one revision |
+//! | [`watch`] | what changes, as it happens |
 //! | [`cluster`] | members, leadership, health |
 //! | [`endpoint`] | addresses of nodes, and which of them are worth asking |
 //! | [`local`] | a cluster on this machine: names and ports by index, waiting for each other |
@@ -37,6 +38,7 @@ pub mod local;
 pub mod port_holder;
 mod transport;
 pub mod txn;
+pub mod watch;
 
 pub use client::{Client, Options};
 pub use endpoint::Endpoint;

@@ -1,20 +1,27 @@
 //! The HTTP listener: connections with limits, and a stop that lets requests finish.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use axum::Router;
+use axum::{Router, http::Request};
 use hexkv_client::api::Code;
 use hexkv_raft_net::transport::Listener;
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
 };
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::sync::CancellationToken;
+use tower_service::Service;
 
 use crate::{error::Error, write_deadline::WriteDeadline};
 
@@ -30,6 +37,32 @@ const REFUSALS_MAX: usize = 64;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// After the listener failed to accept (out of file descriptors), it waits so long.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Once the server stops, streams without an end have so long to say goodbye to their clients.
+const STREAM_DRAIN: Duration = Duration::from_millis(500);
+
+/// What a handler can tell of the connection that its request came on: an extension of each request.
+#[derive(Debug, Clone, Default)]
+pub struct Connection {
+    streams: Arc<AtomicBool>,
+}
+
+impl Connection {
+    /// The answer on this connection has no end of its own: when the server stops it is not waited for, because a client
+    /// that does not read would delay the stop.
+    pub fn streams(&self) {
+        self.streams.store(true, Ordering::Release);
+    }
+
+    /// Completes when a connection with such an answer is to be dropped.
+    async fn overdue(&self, stopping: &CancellationToken) {
+        stopping.cancelled().await;
+        tokio::time::sleep(STREAM_DRAIN).await;
+        if !self.streams.load(Ordering::Acquire) {
+            std::future::pending::<()>().await;
+        }
+    }
+}
 
 /// Serves `router` until `stopping`, `connections_max` connections at a time; further ones are refused. Then no new
 /// connections, and at most `drain` for the requests in progress.
@@ -67,11 +100,22 @@ pub async fn serve(
             continue;
         };
         let stream = WriteDeadline::new(stream, ANSWER_TAKEN_TIMEOUT);
-        let service = TowerToHyperService::new(router.clone());
+        let control = Connection::default();
+        let (router, told) = (router.clone(), control.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(told.clone());
+            router.clone().call(request)
+        });
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        let stopping = stopping.clone();
         tokio::spawn(async move {
-            if let Err(e) = connection.await {
-                tracing::debug!(error = %e, "a connection ended early");
+            tokio::select! {
+                ended = connection => {
+                    if let Err(e) = ended {
+                        tracing::debug!(error = %e, "a connection ended early");
+                    }
+                }
+                () = control.overdue(&stopping) => tracing::debug!("a stream's client does not read; it is cut off"),
             }
             drop(permit);
         });

@@ -50,6 +50,12 @@ pub enum Mutant {
     SnapshotWithoutMembership,
     /// A snapshot lacks the last change that it claims to have.
     SnapshotMissesLastChange,
+    /// A watch that has read the history misses the next change when it joins the live stream.
+    WatchEventLost,
+    /// A watch that has read the history gets its last change once more when it joins the live stream.
+    WatchEventDoubled,
+    /// A watch says that everything up to the next revision was sent.
+    WatchProgressAhead,
 }
 
 /// Whether this process runs with `mutant`.
@@ -79,6 +85,8 @@ mod catalogue {
         Apply,
         /// Snapshots hold all that they stand for.
         Snapshot,
+        /// A watch tells every change once, in order.
+        Watch,
     }
 
     impl fmt::Display for Class {
@@ -88,6 +96,7 @@ mod catalogue {
                 Self::Durability => "durability",
                 Self::Apply => "apply",
                 Self::Snapshot => "snapshot",
+                Self::Watch => "watch",
             })
         }
     }
@@ -110,9 +119,12 @@ mod catalogue {
     /// The tests of `store::log`, on disks that fail at every operation.
     const LOG_TESTS: &[&str] = &["log::"];
 
+    /// The tests of `server::watch`: the simulation has no watches.
+    const WATCH_TESTS: &[&str] = &["watch::"];
+
     impl Mutant {
         /// Every mutant.
-        pub const ALL: [Self; 20] = [
+        pub const ALL: [Self; 23] = [
             Self::LocalRead,
             Self::ReadIndexWithoutQuorum,
             Self::ReadWithoutApply,
@@ -133,10 +145,13 @@ mod catalogue {
             Self::SnapshotWithoutDedupe,
             Self::SnapshotWithoutMembership,
             Self::SnapshotMissesLastChange,
+            Self::WatchEventLost,
+            Self::WatchEventDoubled,
+            Self::WatchProgressAhead,
         ];
 
         fn facts(self) -> (&'static str, Class, &'static [&'static str]) {
-            use Class::{Apply, Durability, Reads, Snapshot};
+            use Class::{Apply, Durability, Reads, Snapshot, Watch};
             const CLIENTS: &[&str] = &["linearizability", "bank"];
             // A node that cannot start, or stops, although its disk is in order.
             const STOPPED: &str = "node-stopped";
@@ -167,6 +182,9 @@ mod catalogue {
                     ("snapshot-without-membership", Snapshot, &["panic", "not within", STOPPED])
                 }
                 Self::SnapshotMissesLastChange => ("snapshot-misses-last-change", Snapshot, &["state-hash", STOPPED]),
+                Self::WatchEventLost => ("watch-event-lost", Watch, WATCH_TESTS),
+                Self::WatchEventDoubled => ("watch-event-doubled", Watch, WATCH_TESTS),
+                Self::WatchProgressAhead => ("watch-progress-ahead", Watch, WATCH_TESTS),
             }
         }
 
@@ -183,7 +201,7 @@ mod catalogue {
         /// Whether the simulation should see it. The others take two rare events on one node, of which the log's own
         /// tests try every combination.
         pub fn in_simulation(self) -> bool {
-            self.expected() != LOG_TESTS
+            ![LOG_TESTS, WATCH_TESTS].contains(&self.expected())
         }
 
         /// The checkers and invariants that should see it, by the word with which their failure begins.

@@ -5,11 +5,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 mod txn;
+mod watch;
 
 pub use txn::{
     Compare, CompareOp, CompareTarget, SortOrder, TXN_OPERATIONS_MAX, TxnAnswer, TxnDelete, TxnGet, TxnList, TxnOp,
     TxnPut, TxnRange, TxnRequest, TxnResult,
 };
+pub use watch::{CompactAnswer, CompactRequest, WatchChange, WatchClosed, WatchCompacted, WatchProgress};
 
 /// Answer to a put.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -38,11 +38,14 @@ struct Freshness {
     /// Wait until the asked node has this revision
     #[arg(long, value_name = "REVISION")]
     min_revision: Option<u64>,
+    /// Show the past, as this revision was
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<u64>,
 }
 
 impl Freshness {
     fn options(&self) -> ReadOptions {
-        ReadOptions { consistency: self.consistency, min_revision: self.min_revision }
+        ReadOptions { consistency: self.consistency, min_revision: self.min_revision, revision: self.revision }
     }
 }
 

@@ -7,6 +7,7 @@ mod kv;
 mod local_cluster;
 mod output;
 mod txn;
+mod watch;
 
 use std::time::Duration;
 
@@ -73,6 +74,11 @@ impl Global {
         self.client_of(self.endpoints.clone(), default)
     }
 
+    /// Whether nobody said how long to try.
+    fn timeout_is_default(&self) -> bool {
+        self.timeout.is_none()
+    }
+
     /// The same, of other endpoints.
     fn client_of(&self, endpoints: Vec<Endpoint>, default: Duration) -> Result<Client, Failure> {
         let timeout = self.timeout.unwrap_or(default);
@@ -85,6 +91,13 @@ impl Global {
 enum Verb {
     #[command(flatten)]
     Kv(kv::Verb),
+    /// Prints changes as they happen, until it is interrupted
+    Watch(watch::Arguments),
+    /// Forgets history below a revision
+    Compact {
+        /// The oldest revision that stays readable
+        revision: u64,
+    },
     /// Does several operations at one revision, or none
     Txn(txn::Arguments),
     #[command(flatten)]
@@ -103,6 +116,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { global, verb } = arguments;
     match verb {
         Verb::Kv(verb) => kv::run(&global, verb).await,
+        Verb::Watch(arguments) => watch::run(&global, arguments).await,
+        Verb::Compact { revision } => watch::compact(&global, revision).await,
         Verb::Txn(arguments) => txn::run(&global, arguments).await,
         Verb::Members(verb) => cluster::run(&global, verb).await,
         Verb::Bench(arguments) => bench::run(&global, arguments).await,

@@ -20,7 +20,7 @@ fn item(key: &str) -> Value {
 #[tokio::test]
 async fn a_record_carries_what_the_headers_say() {
     let fake = Fake::start(|_, _| Reaction::record("hi").with("X-Hexkv-Staleness", 12)).await;
-    let options = ReadOptions { consistency: Consistency::Stale, min_revision: Some(8) };
+    let options = ReadOptions { consistency: Consistency::Stale, min_revision: Some(8), revision: None };
     let record = client(&fake).get("a/b c", &options).await.unwrap().unwrap();
     assert_eq!((record.value.as_ref(), record.content_type.as_deref()), (b"hi".as_slice(), Some("text/plain")));
     assert_eq!((record.mod_revision, record.create_revision, record.version), (6, 5, 2));

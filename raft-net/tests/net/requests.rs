@@ -216,3 +216,28 @@ async fn a_node_that_stops_finishes_what_it_has_begun() {
     let error = ask(&a, 2, &b.address).await.unwrap_err();
     assert!(matches!(error, NetError::Connect { .. }), "{error:?}");
 }
+
+#[tokio::test]
+async fn a_vote_takes_the_connection_that_urgent_questions_keep_open() {
+    use openraft::{
+        RaftNetworkFactory,
+        network::{NetVote, RPCOption},
+        raft::VoteRequest,
+        type_config::alias::LeaderIdOf,
+        vote::{RaftLeaderId, RaftVote},
+    };
+    let (a, b) = (TestNode::start(1).await, TestNode::start_raft(2).await);
+    let proxy = Proxy::to(&b.address).await;
+    let urgent = a.network.request_urgent(2, &proxy.address, PeerRequest::ClusterInfo, PATIENCE).await.unwrap();
+    assert!(matches!(urgent, PeerResponse::ClusterInfo(_)), "{urgent:?}");
+    let (_, mut member) = b.as_member();
+    member.raft.clone_from(&proxy.address);
+    let mut client = a.network.factory().new_client(2, &member).await;
+    let leader = LeaderIdOf::<hexkv_store::TypeConfig>::new(1_000, 1);
+    let request = VoteRequest::new(hexkv_store::raft_types::Vote::from_leader_id(leader, false), None);
+    client.pre_vote(request.clone(), RPCOption::new(PATIENCE)).await.unwrap();
+    assert_eq!(client.vote(request.clone(), RPCOption::new(PATIENCE)).await.unwrap().vote, request.vote);
+    assert_eq!(proxy.connections(), 1, "nothing had to be connected for the election");
+    ask(&a, 2, &proxy.address).await.unwrap();
+    assert_eq!(proxy.connections(), 2, "what may be large has another one");
+}

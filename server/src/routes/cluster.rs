@@ -15,11 +15,8 @@ use hexkv_client::api::{
 };
 use serde::Deserialize;
 
-use super::request::{duration, json_within, key, query};
+use super::request::{BODY_BYTES_MAX, duration, json_within, key, query};
 use crate::{error::Error, node::Node, service::state_hash};
-
-/// Largest body here, in bytes: a name or a number.
-const BODY_BYTES_MAX: usize = 16 * 1024;
 
 type Answer = Result<Response<Body>, Error>;
 

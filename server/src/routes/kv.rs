@@ -22,6 +22,7 @@ use super::{
     held,
     idempotency::{ChangeRequest, mark_replay},
     listing,
+    long_poll::{Polled, WAIT_DEFAULT, poll},
     record::{Cursor, item},
     request::{
         announced_bytes, check_content_type, check_range_is_named, condition, duration, key, list_limit, parse_etag,
@@ -53,9 +54,24 @@ struct GetQuery {
     max_staleness: Option<Duration>,
     #[serde(default, deserialize_with = "duration")]
     timeout: Option<Duration>,
+    after: Option<u64>,
+    #[serde(default, deserialize_with = "duration")]
+    wait: Option<Duration>,
 }
 
 impl GetQuery {
+    /// What a long poll waits for, and how long.
+    fn long_poll(&self) -> Result<Option<(u64, Duration)>, Error> {
+        match (self.after, self.wait) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => {
+                Err(Error::invalid("wait goes with after: the revision that the change must come after"))
+            }
+            (Some(_), _) if self.revision != 0 => Err(Error::invalid("give after or revision, not both")),
+            (Some(after), wait) => Ok(Some((after, wait.unwrap_or(WAIT_DEFAULT)))),
+        }
+    }
+
     fn options(&self, node: &Node) -> Result<ReadOptions, Error> {
         if self.max_staleness.is_some() && self.consistency != Consistency::Stale {
             return Err(Error::invalid(
@@ -80,17 +96,28 @@ struct ChangeQuery {
     timeout: Option<Duration>,
 }
 
-/// `GET /api/kv/{key}` (and HEAD): the raw value, or the record as JSON when that is asked for.
+/// `GET /api/kv/{key}` (and HEAD): the raw value, or the record as JSON when that is asked for. With `after` it waits
+/// for a change, and answers 304 when none comes.
 pub async fn get_key(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<GetQuery>(request.uri())?);
     let options = q.options(&node)?;
-    let found = node.read_key(key.clone(), q.revision, &options).await?;
+    let mut unchanged = false;
+    let found = match q.long_poll()? {
+        None => node.read_key(key.clone(), q.revision, &options).await?,
+        Some((after, wait)) => match poll(&node, &key, after, wait, &options).await? {
+            Polled::Changed(found) => found,
+            Polled::Unchanged(found) => {
+                unchanged = true;
+                found
+            }
+        },
+    };
     let headers = request.headers();
     let mut response = match found.record {
+        None if unchanged => bare(StatusCode::NOT_MODIFIED),
         None => Error::new(Code::KeyNotFound, "there is no such key").into_response(),
-        Some(record) if not_modified(headers, &record)? => {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        Some(record) if unchanged || not_modified(headers, &record)? => {
+            let mut response = bare(StatusCode::NOT_MODIFIED);
             describe(&mut response, &record);
             response
         }
@@ -280,6 +307,7 @@ pub async fn list(State(node): State<Arc<Node>>, request: Request) -> Answer {
         min_revision: q.min_revision.max(wanted.revision),
         max_staleness: q.max_staleness,
         timeout: q.timeout,
+        ..GetQuery::default()
     }
     .options(&node)?;
     if wanted.revision != 0 && q.cursor.is_none() {
@@ -347,6 +375,12 @@ fn not_modified(headers: &HeaderMap, record: &Record) -> Result<bool, Error> {
         Some(revision) => Ok(any || revision == record.mod_revision),
         None => Err(Error::invalid("If-None-Match takes ETags such as \"42\", or *")),
     })
+}
+
+fn bare(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
 }
 
 fn describe(response: &mut Response<Body>, record: &Record) {

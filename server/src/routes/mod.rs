@@ -14,15 +14,21 @@ use hexkv_client::api::Code;
 use crate::{error::Error, node::Node};
 
 mod cluster;
+mod compact;
 mod framing;
 mod health;
 mod held;
 pub mod idempotency;
 mod kv;
 mod listing;
-mod record;
+mod long_poll;
+pub(crate) mod record;
 mod request;
 mod txn;
+mod watch;
+
+#[cfg(test)]
+pub(crate) use watch::only;
 
 /// All routes.
 pub fn router(node: Arc<Node>) -> Router {
@@ -31,6 +37,8 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/api/kv", get(kv::list).delete(kv::delete_range))
         .route("/api/kv/", get(kv::empty_key).put(kv::empty_key).delete(kv::empty_key))
         .route("/api/txn", post(txn::transact))
+        .route("/api/watch", get(watch::watch))
+        .route("/api/compact", post(compact::compact))
         .route("/api/cluster/status", get(cluster::status))
         .route("/api/cluster/members", get(cluster::members))
         .route("/api/cluster/members/{name}", delete(cluster::remove_member))

@@ -55,12 +55,20 @@ pub fn next_cursor(wanted: &ListRequest, page: &ListPage) -> Option<String> {
     })
 }
 
+/// A key as `key`, or where it is not UTF-8 as `key_base64`.
+pub fn key_in_json(key: &[u8]) -> (Option<String>, Option<String>) {
+    match std::str::from_utf8(key) {
+        Ok(text) => (Some(text.to_string()), None),
+        Err(_) => (None, Some(BASE64.encode(key))),
+    }
+}
+
 /// One record.
 pub fn item(key: &Bytes, record: &Record, with_value: bool) -> Item {
-    let text = std::str::from_utf8(key).ok();
+    let (key, key_base64) = key_in_json(key);
     Item {
-        key: text.map(str::to_string),
-        key_base64: text.is_none().then(|| BASE64.encode(key)),
+        key,
+        key_base64,
         value: with_value.then(|| BASE64.encode(&record.value)),
         create_revision: record.create_revision,
         mod_revision: record.mod_revision,

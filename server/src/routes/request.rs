@@ -19,6 +19,8 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use crate::error::Error;
 
+/// Largest body of requests that carry no user data, in bytes.
+pub const BODY_BYTES_MAX: usize = 16 * 1024;
 /// Items on a page when no limit is given.
 const LIST_LIMIT_DEFAULT: u32 = 1000;
 /// Most items on a page.

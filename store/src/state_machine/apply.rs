@@ -71,10 +71,12 @@ impl Shared {
 
     /// Tells everyone what was applied since the last call.
     pub(super) fn announce(&self) {
-        let (next_index, directory) = {
+        let (next_index, revision, directory) = {
             let live = self.live.read();
-            (live.meta.next_index(), (live.meta.directory.clone(), live.meta.membership.clone()))
+            let directory = (live.meta.directory.clone(), live.meta.membership.clone());
+            (live.meta.next_index(), live.meta.revision, directory)
         };
+        self.revision_watch.send_if_modified(|newest| std::mem::replace(newest, revision) != revision);
         self.applied_watch.send_if_modified(|applied| std::mem::replace(applied, next_index) != next_index);
         let mut announced = self.announced.lock();
         if !Arc::ptr_eq(&announced.0, &directory.0) || !Arc::ptr_eq(&announced.1, &directory.1) {

@@ -8,6 +8,7 @@ use super::{
     dedupe::{DedupeChange, DedupeTable},
     directory::Directory,
     evaluate::View,
+    feed::Recent,
     generation::Generation,
     keys,
     merge::{Entry, EntryVisit, decode_record, merge},
@@ -34,12 +35,14 @@ const CHUNK_BYTES_MAX: u64 = 1024 * 1024;
 ///   covers every key that differs;
 /// - `deleted` holds exactly the keys that do not exist and were deleted after the compacted revision, with the
 ///   revision that did it;
+/// - `recent` ends with the record of `meta.revision`, or is empty;
 /// - `meta.hash` is the sum of the hashes of all current records and kept outcomes.
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) generation: Arc<Generation>,
     pub(super) overlay: Overlay,
     pub(super) deleted: BTreeMap<Bytes, u64>,
+    pub(super) recent: Recent,
     pub(super) dedupe: DedupeTable,
     pub(super) meta: Meta,
 }
@@ -71,7 +74,7 @@ impl Live {
         dedupe: DedupeTable,
         meta: Meta,
     ) -> Self {
-        Self { generation, overlay: Overlay::default(), deleted, dedupe, meta }
+        Self { generation, overlay: Overlay::default(), deleted, recent: Recent::default(), dedupe, meta }
     }
 
     /// Makes an entry's effects visible.
@@ -81,6 +84,9 @@ impl Live {
         }
         if meta.compacted_revision > self.meta.compacted_revision {
             self.deleted.retain(|_, revision| *revision > meta.compacted_revision);
+        }
+        if let Some(record) = &record {
+            self.recent.push(record.clone());
         }
         self.dedupe.publish(&dedupe);
         self.meta = meta.clone();

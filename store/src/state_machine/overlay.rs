@@ -11,14 +11,9 @@ use super::{
     dedupe::DedupeChange,
     merge::Entry,
     meta::Meta,
-    page::size_bytes,
     persist::{BATCH_BYTES_MAX, BATCH_KEYS_MAX},
 };
-use crate::{
-    change_log::{Change, ChangeRecord, Replaced},
-    engine::Span,
-    record::Record,
-};
+use crate::{change_log::ChangeRecord, engine::Span, record::Record};
 
 /// Apply waits while so many entries are not yet persisted.
 pub const OVERLAY_ENTRIES_MAX: usize = 16_384;
@@ -39,8 +34,7 @@ pub(super) struct Pending {
 
 impl Pending {
     pub(super) fn new(meta: Meta, record: Option<Arc<ChangeRecord>>, dedupe: DedupeChange) -> Self {
-        let changes = record.iter().flat_map(|record| &record.changes);
-        let bytes = changes.map(change_bytes).sum::<u64>() + dedupe.bytes();
+        let bytes = record.as_ref().map_or(0, |record| record.size_bytes()) + dedupe.bytes();
         Self { meta, record, dedupe, bytes }
     }
 
@@ -48,14 +42,6 @@ impl Pending {
     pub(super) fn keys(&self) -> usize {
         self.record.as_ref().map_or(0, |record| record.changes.len()) + self.dedupe.rows()
     }
-}
-
-fn change_bytes(change: &Change) -> u64 {
-    let old = match &change.old {
-        Replaced::Record(record) => size_bytes(&change.key, record),
-        Replaced::Absent { .. } => 0,
-    };
-    old + change.new.as_ref().map_or(change.key.len() as u64, |record| size_bytes(&change.key, record))
 }
 
 /// Applied entries in log order, and the newest record of each key that they changed.

@@ -26,7 +26,7 @@ const LIST_RESTARTS_MAX: usize = 3;
 /// from disk.
 #[derive(Debug, Clone)]
 pub struct State {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// The state hash with what it belongs to: equal on all nodes at equal `applied_index`.

@@ -2,6 +2,7 @@
 
 mod crash;
 mod dedupe;
+mod feed;
 mod flow;
 mod past;
 mod recovery;
