@@ -63,11 +63,8 @@ pub async fn serve(
     let room = Arc::new(Semaphore::new(connections_max));
     let graceful = GracefulShutdown::new();
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_TIMEOUT)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .pipeline_flush(true);
+    // Not with `pipeline_flush`: it lifts the bound of what is buffered for a client that does not read its answer.
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
     loop {
         let (permit, accepted) = tokio::select! {
             both = async {
