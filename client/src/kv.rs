@@ -105,6 +105,8 @@ pub struct PutOptions {
     pub condition: Option<Condition>,
     /// Answer with the record that was replaced, too.
     pub prev: bool,
+    /// The same put under the same key is done once, however often it is sent: 1..=64 visible ASCII characters.
+    pub idempotency_key: Option<String>,
 }
 
 /// How to delete one key.
@@ -114,6 +116,8 @@ pub struct DeleteOptions {
     pub condition: Option<Condition>,
     /// Answer with the record that was removed, too.
     pub prev: bool,
+    /// As [`PutOptions::idempotency_key`].
+    pub idempotency_key: Option<String>,
 }
 
 /// A record as its node sent it.
@@ -316,7 +320,8 @@ impl Client {
         if options.prev {
             query.add("prev", "true");
         }
-        let mut call = Call::change(Method::PUT, query.append_to(&key_path(key)?), value.into());
+        let target = query.append_to(&key_path(key)?);
+        let mut call = Call::once(Method::PUT, target, value.into(), options.idempotency_key.as_deref())?;
         if let Some(content_type) = &options.content_type {
             call.header(header::CONTENT_TYPE, content_type)?;
         }
@@ -335,7 +340,8 @@ impl Client {
         if options.prev {
             query.add("prev", "true");
         }
-        let mut call = Call::change(Method::DELETE, query.append_to(&key_path(key)?), Bytes::new());
+        let target = query.append_to(&key_path(key)?);
+        let mut call = Call::once(Method::DELETE, target, Bytes::new(), options.idempotency_key.as_deref())?;
         if let Some(condition) = options.condition {
             condition.add_to(&mut call)?;
         }
@@ -360,7 +366,7 @@ impl Client {
     pub async fn delete_prefix(&self, prefix: &str) -> Result<DeleteAnswer, Error> {
         let mut query = Query::default();
         query.add("prefix", prefix);
-        let call = Call::change(Method::DELETE, query.append_to("/api/kv"), Bytes::new());
+        let call = Call::once(Method::DELETE, query.append_to("/api/kv"), Bytes::new(), None)?;
         decode(&self.call(&call).await?, Effect::Change)
     }
 

@@ -9,20 +9,32 @@ use std::{
 };
 
 use axum::{Router, http::Request};
+use hexkv_client::api::Code;
 use hexkv_raft_net::transport::Listener;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
-use tokio::sync::Semaphore;
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-/// A client that needs longer to send its request head is cut off.
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::{error::Error, write_deadline::WriteDeadline};
+
+/// A client that needs longer to send its request head is cut off; also one that sends nothing on a kept connection.
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest request head and read buffer, in bytes: a key of 4 KiB is 12 KiB percent-encoded.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// A client that takes nothing of its answer for so long is cut off.
+pub const ANSWER_TAKEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections beyond the limit that are told so at a time; further ones are closed without a word.
+const REFUSALS_MAX: usize = 64;
+/// Longest time for telling one.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// After the listener failed to accept (out of file descriptors), it waits so long.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -52,7 +64,8 @@ impl Connection {
     }
 }
 
-/// Serves `router` until `stopping`; then no new connections, and at most `drain` for the requests in progress.
+/// Serves `router` until `stopping`, `connections_max` connections at a time; further ones are refused. Then no new
+/// connections, and at most `drain` for the requests in progress.
 pub async fn serve(
     mut listener: impl Listener,
     router: Router,
@@ -61,19 +74,16 @@ pub async fn serve(
     drain: Duration,
 ) {
     let room = Arc::new(Semaphore::new(connections_max));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let graceful = GracefulShutdown::new();
     let mut builder = hyper::server::conn::http1::Builder::new();
     // Not with `pipeline_flush`: it lifts the bound of what is buffered for a client that does not read its answer.
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
     loop {
-        let (permit, accepted) = tokio::select! {
-            both = async {
-                let permit = room.clone().acquire_owned().await;
-                (permit, listener.accept().await)
-            } => both,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = stopping.cancelled() => break,
         };
-        let permit = permit.expect("the semaphore is never closed");
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(e) => {
@@ -82,6 +92,13 @@ pub async fn serve(
                 continue;
             }
         };
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            if let Ok(permit) = refusals.clone().try_acquire_owned() {
+                tokio::spawn(refuse(stream, permit));
+            }
+            continue;
+        };
+        let stream = WriteDeadline::new(stream, ANSWER_TAKEN_TIMEOUT);
         let control = Connection::default();
         let (router, told) = (router.clone(), control.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
@@ -106,4 +123,23 @@ pub async fn serve(
     if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
         tracing::warn!(?drain, "some requests did not finish in time");
     }
+}
+
+/// Tells a client that there is no room for its connection, whatever it was about to ask, and closes it.
+async fn refuse(mut stream: impl AsyncWrite + Unpin, permit: OwnedSemaphorePermit) {
+    let detail = "this node has as many connections as it takes; nothing was changed. Retry, or ask another node";
+    let problem = Error::new(Code::Overloaded, detail).problem();
+    let body = serde_json::to_string(&problem).expect("a problem document is plain data");
+    let answer = format!(
+        "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let told = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await
+    };
+    if !matches!(tokio::time::timeout(REFUSAL_TIMEOUT, told).await, Ok(Ok(()))) {
+        tracing::debug!("a connection beyond the limit was closed before it was told why");
+    }
+    drop(permit);
 }

@@ -13,9 +13,9 @@
 //! | [`watch`] | what changed, for whoever follows it |
 //! | [`compaction`] | how much history is kept |
 //! | [`service`] | what other nodes may ask |
-//! | [`routes`], [`http_server`] | the HTTP API |
+//! | [`routes`], [`http_server`], [`write_deadline`] | the HTTP API |
 //! | [`discovery`], [`naming`] | names to addresses |
-//! | [`status`], [`error`], [`logging`] | what is told |
+//! | [`status`], [`error`], [`logging`], [`join_log`] | what is told |
 
 pub mod admission;
 pub mod compaction;
@@ -26,6 +26,7 @@ pub mod environment;
 pub mod error;
 pub mod formation;
 pub mod http_server;
+pub mod join_log;
 pub mod kv;
 pub mod logging;
 pub mod membership;
@@ -41,3 +42,4 @@ pub mod run;
 pub mod service;
 pub mod status;
 pub mod watch;
+pub mod write_deadline;

@@ -42,6 +42,10 @@ pub enum Mutant {
     HalfTransaction,
     /// What apply writes depends on chance, so nodes come to differ.
     ChanceInApply,
+    /// A change with a known idempotency key is carried out again.
+    RetryWithoutDedupe,
+    /// A snapshot lacks the outcomes that are kept for retries.
+    SnapshotWithoutDedupe,
     /// A snapshot lacks the membership.
     SnapshotWithoutMembership,
     /// A snapshot lacks the last change that it claims to have.
@@ -120,7 +124,7 @@ mod catalogue {
 
     impl Mutant {
         /// Every mutant.
-        pub const ALL: [Self; 21] = [
+        pub const ALL: [Self; 23] = [
             Self::LocalRead,
             Self::ReadIndexWithoutQuorum,
             Self::ReadWithoutApply,
@@ -137,6 +141,8 @@ mod catalogue {
             Self::CasNotChecked,
             Self::HalfTransaction,
             Self::ChanceInApply,
+            Self::RetryWithoutDedupe,
+            Self::SnapshotWithoutDedupe,
             Self::SnapshotWithoutMembership,
             Self::SnapshotMissesLastChange,
             Self::WatchEventLost,
@@ -168,6 +174,10 @@ mod catalogue {
                 Self::CasNotChecked => ("cas-not-checked", Apply, CLIENTS),
                 Self::HalfTransaction => ("half-transaction", Apply, &["bank", "revision"]),
                 Self::ChanceInApply => ("chance-in-apply", Apply, &["state-hash"]),
+                Self::RetryWithoutDedupe => ("retry-without-dedupe", Apply, &["exactly-once"]),
+                Self::SnapshotWithoutDedupe => {
+                    ("snapshot-without-dedupe", Snapshot, &["exactly-once", "state-hash", STOPPED])
+                }
                 Self::SnapshotWithoutMembership => {
                     ("snapshot-without-membership", Snapshot, &["panic", "not within", STOPPED])
                 }

@@ -271,6 +271,8 @@ pub enum Code {
     MethodNotAllowed,
     /// 412: a condition did not hold; nothing was changed.
     PreconditionFailed,
+    /// 422: the idempotency key was used for another request; nothing was changed.
+    IdempotencyMismatch,
     /// 410: the revision was compacted.
     Compacted,
     /// 413.
@@ -312,6 +314,7 @@ impl Code {
             Self::MethodNotAllowed => 405,
             Self::NameTaken | Self::HasData | Self::LastMember | Self::ClusterMismatch | Self::LockHeld => 409,
             Self::Compacted => 410,
+            Self::IdempotencyMismatch => 422,
             Self::PreconditionFailed => 412,
             Self::KeyTooLarge | Self::ValueTooLarge => 413,
             Self::Overloaded => 429,
@@ -329,6 +332,7 @@ impl Code {
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "Method not allowed",
             Self::PreconditionFailed => "Precondition failed",
+            Self::IdempotencyMismatch => "Idempotency key used for another request",
             Self::Compacted => "Revision compacted",
             Self::KeyTooLarge => "Key too large",
             Self::ValueTooLarge => "Value too large",

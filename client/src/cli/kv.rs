@@ -182,7 +182,7 @@ async fn put(global: &Global, arguments: Put) -> Result<(), Failure> {
         (None, true) => Some(Condition::Absent),
         (None, false) => None,
     };
-    let options = PutOptions { content_type: arguments.content_type, condition, prev: false };
+    let options = PutOptions { content_type: arguments.content_type, condition, ..PutOptions::default() };
     let answer = global.client(TIMEOUT)?.put(&arguments.key, value, &options).await?;
     match global.output {
         Output::Json => output::json(&answer),
@@ -195,7 +195,7 @@ async fn del(global: &Global, arguments: Del) -> Result<(), Failure> {
     let answer: DeleteAnswer = match (&arguments.key, &arguments.prefix) {
         (Some(key), _) => {
             let condition = arguments.if_match.map(Condition::Revision);
-            client.delete(key, &DeleteOptions { condition, prev: false }).await?
+            client.delete(key, &DeleteOptions { condition, ..DeleteOptions::default() }).await?
         }
         (None, Some(prefix)) => client.delete_prefix(prefix).await?,
         (None, None) => client.delete_prefix("").await?,

@@ -82,7 +82,7 @@ impl Global {
     /// The same, of other endpoints.
     fn client_of(&self, endpoints: Vec<Endpoint>, default: Duration) -> Result<Client, Failure> {
         let timeout = self.timeout.unwrap_or(default);
-        let options = Options { timeout, attempts_max: ATTEMPTS_MAX, ..Options::default() };
+        let options = Options { timeout, attempts_max: ATTEMPTS_MAX, exactly_once: true, ..Options::default() };
         Ok(Client::with_endpoints(endpoints, options)?)
     }
 }

@@ -80,7 +80,7 @@ async fn conditions_travel_as_headers() {
     client.put("ключ", "v", &options).await.unwrap();
     let absent = PutOptions { condition: Some(Condition::Absent), ..PutOptions::default() };
     client.put("k", vec![0, 255], &absent).await.unwrap();
-    let delete = DeleteOptions { condition: Some(Condition::Revision(42)), prev: false };
+    let delete = DeleteOptions { condition: Some(Condition::Revision(42)), ..DeleteOptions::default() };
     assert_eq!(client.delete("k", &delete).await.unwrap().deleted, 1);
 
     let seen = fake.seen();

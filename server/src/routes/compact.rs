@@ -14,7 +14,7 @@ use hexkv_client::api::{Code, CompactAnswer, CompactRequest};
 use hexkv_store::{command::Command, outcome::Outcome};
 use serde::Deserialize;
 
-use super::request::{duration, json, query};
+use super::request::{BODY_BYTES_MAX, duration, json_within, query};
 use crate::{
     error::Error,
     kv::{Consistency, ReadOptions},
@@ -31,11 +31,11 @@ struct CompactQuery {
 /// `POST /api/compact`: revisions below the one named can be read no more, on any node.
 pub async fn compact(State(node): State<Arc<Node>>, request: Request) -> Result<Response<Body>, Error> {
     let q = query::<CompactQuery>(request.uri())?;
-    let CompactRequest { revision } = json(request).await?;
+    let timeout = q.timeout.unwrap_or(node.config.request_timeout);
+    let CompactRequest { revision } = json_within(request, BODY_BYTES_MAX, timeout).await?;
     if revision == 0 {
         return Err(Error::invalid("revision is the oldest one that stays readable, 1 or more"));
     }
-    let timeout = q.timeout.unwrap_or(node.config.request_timeout);
     // Refused before it takes a place in the log. A read tells the revision; this key cannot be large.
     let options = ReadOptions { consistency: Consistency::Linearizable, min_revision: 0, max_staleness: None, timeout };
     let newest = node.read_key(Bytes::from_static(b"\0"), 0, &options).await?.revision;

@@ -15,8 +15,12 @@ use crate::{error::Error, node::Node};
 
 mod cluster;
 mod compact;
+mod framing;
 mod health;
+mod held;
+pub mod idempotency;
 mod kv;
+mod listing;
 mod long_poll;
 pub(crate) mod record;
 mod request;
@@ -49,6 +53,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/api/health", get(health::node_health))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
+        .layer(axum::middleware::from_fn(framing::unambiguous))
         .with_state(node)
 }
 

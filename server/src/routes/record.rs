@@ -38,7 +38,13 @@ impl Cursor {
 
 /// A page of the listing `wanted`, with the cursor of the next one.
 pub fn list_answer(wanted: &ListRequest, page: &ListPage) -> ListAnswer {
-    let next = page.items.last().filter(|_| page.more).map(|last| {
+    let items = page.items.iter().map(|i| item(&i.key, &i.record, !wanted.keys_only)).collect();
+    ListAnswer { items, count: page.count, next: next_cursor(wanted, page), revision: page.revision }
+}
+
+/// Where the page after `page` begins; None after the last.
+pub fn next_cursor(wanted: &ListRequest, page: &ListPage) -> Option<String> {
+    page.items.last().filter(|_| page.more).map(|last| {
         let cursor = Cursor {
             revision: page.revision,
             after: last.key.clone(),
@@ -46,9 +52,7 @@ pub fn list_answer(wanted: &ListRequest, page: &ListPage) -> ListAnswer {
             descending: wanted.descending,
         };
         URL_SAFE_NO_PAD.encode(codec::encode(&cursor))
-    });
-    let items = page.items.iter().map(|i| item(&i.key, &i.record, !wanted.keys_only)).collect();
-    ListAnswer { items, count: page.count, next, revision: page.revision }
+    })
 }
 
 /// A key as `key`, or where it is not UTF-8 as `key_base64`.

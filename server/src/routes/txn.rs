@@ -19,11 +19,12 @@ use hexkv_store::{
 use serde::Deserialize;
 
 use super::{
+    idempotency::{ChangeRequest, mark_replay},
     kv::{propose_txn, unexpected},
     record::{item, list_answer},
     request::{
-        announced_bytes, check_content_type, check_key, check_range_is_named, duration, json_within, list_limit, query,
-        range,
+        announced_bytes, check_content_type, check_key, check_range_is_named, duration, json_with_body, list_limit,
+        query, range,
     },
 };
 use crate::{error::Error, node::Node};
@@ -44,13 +45,18 @@ pub async fn transact(State(node): State<Arc<Node>>, request: Request) -> Result
     let body_bytes_max = announced_bytes(request.headers()).unwrap_or(usize::MAX).min(TXN_BODY_BYTES_MAX);
     let room = node.bodies.admit(body_bytes_max).ok_or_else(Error::overloaded)?;
     let patience = q.timeout.unwrap_or(node.config.request_timeout);
-    let wanted: TxnRequest = json_within(request, TXN_BODY_BYTES_MAX, patience).await?;
+    let asked = ChangeRequest::of(&request, patience)?;
+    let (wanted, body) = json_with_body::<TxnRequest>(request, TXN_BODY_BYTES_MAX, patience).await?;
+    let context = asked.with_body(&body);
+    drop(body);
     let txn = Decoder::new(node.config.value_bytes_max).txn(wanted)?;
     let command = Command::Txn(txn);
-    let outcome = propose_txn(&node, &command, q.timeout).await?;
+    let (outcome, replayed) = propose_txn(&node, &command, &context).await?;
     drop(room);
     let Command::Txn(txn) = command else { unreachable!("it was made a transaction above") };
-    Ok(Json(answer(&txn, outcome)?).into_response())
+    let mut response = Json(answer(&txn, outcome)?).into_response();
+    mark_replay(&mut response, replayed);
+    Ok(response)
 }
 
 /// Turns a body into a transaction. Invariant: `bytes` is the size of all keys and values taken so far, never above

@@ -19,13 +19,14 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
     change_log::{ChangeRecord, PART_BYTES_MAX},
+    dedupe::DedupeEntry,
     member::Member,
     raft_types::{LogId, SnapshotMeta},
     record::KeyRecord,
 };
 
 /// Version of the snapshot format that this binary writes and reads.
-pub const SNAPSHOT_FORMAT_VERSION: u32 = 1;
+pub const SNAPSHOT_FORMAT_VERSION: u32 = 2;
 /// Largest payload of one chunk, in bytes.
 pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
 
@@ -47,6 +48,7 @@ const KIND_FULL: u32 = 1;
 /// Item kinds. A new one needs a new [`SNAPSHOT_FORMAT_VERSION`].
 pub(super) const ITEM_KEY: u8 = 1;
 pub(super) const ITEM_CHANGE_PART: u8 = 2;
+pub(super) const ITEM_DEDUPE: u8 = 3;
 
 /// One thing in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub enum SnapshotItem {
     Key(KeyRecord),
     /// A kept change record; their revisions are consecutive.
     Change(ChangeRecord),
+    /// A kept outcome; their log indexes ascend. All of them come after the last change.
+    Dedupe(DedupeEntry),
 }
 
 /// What a snapshot covers, and all state that is not a key's record.
@@ -96,6 +100,8 @@ pub struct SnapshotCounts {
     pub keys: u64,
     /// [`SnapshotItem::Change`] items.
     pub changes: u64,
+    /// [`SnapshotItem::Dedupe`] items.
+    pub dedupe: u64,
     /// Chunks of the file.
     pub chunks: u64,
     /// Bytes of items, framing included.

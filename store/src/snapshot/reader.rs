@@ -8,14 +8,15 @@ use super::{
     SnapshotFile,
     format::{
         self, CHUNK_BYTES_MAX, CHUNK_HEAD_BYTES, ContentHasher, FOOTER_BYTES_MAX, Footer, HEADER_BYTES, HeaderFault,
-        ITEM_BYTES_MAX, ITEM_CHANGE_PART, ITEM_HEAD_BYTES, ITEM_KEY, SNAPSHOT_FORMAT_VERSION, SnapshotCounts,
-        SnapshotItem, TRAILER_BYTES, Trailer,
+        ITEM_BYTES_MAX, ITEM_CHANGE_PART, ITEM_DEDUPE, ITEM_HEAD_BYTES, ITEM_KEY, SNAPSHOT_FORMAT_VERSION,
+        SnapshotCounts, SnapshotItem, TRAILER_BYTES, Trailer,
     },
 };
 use crate::{
     StoreError,
     change_log::{ChangeRecord, PartAssembler},
     codec,
+    dedupe::DedupeEntry,
     fs::SharedFs,
     record::KeyRecord,
 };
@@ -28,6 +29,9 @@ pub trait SnapshotSink {
 
     /// Adds `record` to the history; with `redo` its changes are also to be done over the records of the scan.
     fn change(&mut self, record: ChangeRecord, redo: bool) -> Result<(), StoreError>;
+
+    /// Adds a kept outcome; their log indexes ascend.
+    fn dedupe(&mut self, entry: DedupeEntry) -> Result<(), StoreError>;
 }
 
 /// A snapshot whose header, footer and trailer are whole. Its items are verified as they are read.
@@ -120,7 +124,7 @@ impl SnapshotReader {
         self.footer.revision + 1 - self.counts.changes
     }
 
-    /// All items in order: the keys, then the changes. The last element is an error unless the whole file is as
+    /// All items in order: the keys, then the changes, then the kept outcomes. The last element is an error unless the whole file is as
     /// it was written; nothing follows an error.
     pub fn items(&self) -> SnapshotItems {
         SnapshotItems {
@@ -132,6 +136,7 @@ impl SnapshotReader {
             assembler: PartAssembler::default(),
             seen: SnapshotCounts::default(),
             changes: None,
+            last_dedupe: None,
             ended: false,
         }
     }
@@ -152,6 +157,7 @@ impl SnapshotReader {
                     let redo = record.revision > self.footer.scan_start_revision;
                     sink.change(record, redo)?;
                 }
+                SnapshotItem::Dedupe(entry) => sink.dedupe(entry)?,
             }
         }
         Ok(())
@@ -245,6 +251,8 @@ pub struct SnapshotItems {
     seen: SnapshotCounts,
     /// (first, last) revision of the changes so far.
     changes: Option<(u64, u64)>,
+    /// Log index of the last kept outcome so far.
+    last_dedupe: Option<u64>,
     ended: bool,
 }
 
@@ -295,13 +303,16 @@ impl SnapshotItems {
             ITEM_KEY => {
                 let record = codec::decode("key record", body, ITEM_BYTES_MAX);
                 let record = record.map_err(|e| self.corrupt(e.to_string()))?;
-                if self.changes.is_some() || self.assembler.is_incomplete() {
+                if self.changes.is_some() || self.last_dedupe.is_some() || self.assembler.is_incomplete() {
                     return Err(self.corrupt("a key after the changes"));
                 }
                 self.seen.keys += 1;
                 Ok(Some(SnapshotItem::Key(record)))
             }
             ITEM_CHANGE_PART => {
+                if self.last_dedupe.is_some() {
+                    return Err(self.corrupt("a change after the kept outcomes"));
+                }
                 let record = self.assembler.push(body);
                 let Some(record) = record.map_err(|e| self.corrupt(e.to_string()))? else {
                     return Ok(None);
@@ -316,6 +327,17 @@ impl SnapshotItems {
                 self.changes = Some((first, record.revision));
                 self.seen.changes += 1;
                 Ok(Some(SnapshotItem::Change(record)))
+            }
+            ITEM_DEDUPE => {
+                let entry: Result<DedupeEntry, _> = codec::decode("kept outcome", body, ITEM_BYTES_MAX);
+                let entry = entry.map_err(|e| self.corrupt(e.to_string()))?;
+                let covered = self.footer.meta.last_log_id.is_some_and(|last| entry.index <= last.index);
+                if self.assembler.is_incomplete() || self.last_dedupe >= Some(entry.index) || !covered {
+                    return Err(self.corrupt(format!("the kept outcome of entry {} is out of place", entry.index)));
+                }
+                self.last_dedupe = Some(entry.index);
+                self.seen.dedupe += 1;
+                Ok(Some(SnapshotItem::Dedupe(entry)))
             }
             kind => Err(self.corrupt(format!("an item of unknown kind {kind}"))),
         }

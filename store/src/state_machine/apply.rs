@@ -6,12 +6,14 @@ use openraft::EntryPayload;
 
 use super::{
     Shared,
+    dedupe::DedupeChange,
     evaluate::{Effects, evaluate},
     hash::StateHash,
 };
 use crate::{
     Proposal, StoreError,
     change_log::{ChangeRecord, Replaced},
+    codec,
     outcome::{Outcome, Refusal},
     raft_types::{Entry, StoredMembership},
 };
@@ -22,22 +24,22 @@ impl Shared {
     pub(super) fn apply_entry(&self, entry: Entry) -> Result<Outcome, StoreError> {
         let log_id = entry.log_id;
         // Only apply changes what is read here, so nothing moves between this lock and the next.
-        let (effects, mut meta) = {
+        let (effects, dedupe, mut meta) = {
             let live = self.live.read();
             let mut meta = live.meta.clone();
             assert!(meta.applied < Some(log_id), "entry {log_id} is applied after {:?}", meta.applied);
-            let effects = match entry.payload {
-                EntryPayload::Blank => Effects::none(Outcome::None),
+            let (effects, dedupe) = match entry.payload {
+                EntryPayload::Blank => (Effects::none(Outcome::None), DedupeChange::default()),
                 EntryPayload::Membership(membership) => {
                     meta.membership = Arc::new(StoredMembership::new(Some(log_id), membership));
-                    Effects::none(Outcome::None)
+                    (Effects::none(Outcome::None), DedupeChange::default())
                 }
                 EntryPayload::Normal(proposal) => {
                     meta.time_ms = meta.time_ms.max(proposal.time_ms);
-                    evaluate_proposal(&live, &proposal)?
+                    evaluate_once(&live, &proposal, log_id.index, meta.time_ms)?
                 }
             };
-            (effects, meta)
+            (effects, dedupe, meta)
         };
         let record = effects.changes.map(|changes| {
             meta.revision += 1;
@@ -46,6 +48,7 @@ impl Shared {
         if let Some(record) = &record {
             meta.hash = hash_after(meta.hash, record);
         }
+        meta.hash = hash_after_dedupe(meta.hash, &dedupe);
         if let Some(directory) = effects.directory {
             meta.directory = Arc::new(directory);
         }
@@ -56,7 +59,7 @@ impl Shared {
         let writer_has_work = {
             let mut live = self.live.write();
             let was_idle = live.overlay.entries() == 0;
-            live.publish(meta, record.map(Arc::new));
+            live.publish(meta, record.map(Arc::new), dedupe);
             was_idle || live.overlay.fills_a_batch()
         };
         // In between it waits for its batch to fill, and need not be woken to look.
@@ -83,11 +86,35 @@ impl Shared {
     }
 }
 
+/// As [`evaluate_proposal`]; a change with an idempotency key is evaluated unless its outcome is known.
+fn evaluate_once(
+    live: &super::Live,
+    proposal: &Proposal,
+    index: u64,
+    time_ms: u64,
+) -> Result<(Effects, DedupeChange), StoreError> {
+    match &proposal.idempotency {
+        None => Ok((evaluate_proposal(live, proposal)?, DedupeChange::default())),
+        Some(asked) => live.dedupe.decide(asked, index, time_ms, || evaluate_proposal(live, proposal)),
+    }
+}
+
 fn evaluate_proposal(live: &super::Live, proposal: &Proposal) -> Result<Effects, StoreError> {
     match proposal.command() {
         Ok(command) => evaluate(live, &command),
         Err(error) => Ok(Effects::none(Outcome::Refused(Refusal::Undecodable(error.to_string())))),
     }
+}
+
+fn hash_after_dedupe(sum: u128, change: &DedupeChange) -> u128 {
+    let mut hash = StateHash::new(sum);
+    for entry in &change.removed {
+        hash.remove_dedupe(entry.index, &codec::encode(&**entry));
+    }
+    if let Some(entry) = &change.added {
+        hash.add_dedupe(entry.index, &codec::encode(&**entry));
+    }
+    hash.sum()
 }
 
 fn hash_after(sum: u128, record: &ChangeRecord) -> u128 {

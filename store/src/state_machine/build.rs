@@ -5,7 +5,7 @@ use std::{io, ops::ControlFlow, sync::Arc};
 use bytes::Bytes;
 use openraft::storage::RaftSnapshotBuilder;
 
-use super::{Shared, generation::Generation, keys, live::CHUNK_KEYS_MAX, merge::decode_record};
+use super::{Shared, dedupe::read_rows, generation::Generation, keys, live::CHUNK_KEYS_MAX, merge::decode_record};
 use crate::{
     StoreError, TypeConfig,
     engine::Span,
@@ -104,14 +104,15 @@ fn read_some(generation: &Generation, span: &Span) -> Result<Vec<KeyRecord>, Sto
 /// Appends the kept history and completes the file. None when the generation was replaced.
 pub(super) fn finish(shared: &Shared, scanned: Scanned) -> Result<Option<SnapshotFile>, StoreError> {
     let Scanned { generation, start_revision, mut writer } = scanned;
-    let mut meta = {
+    let (mut meta, outcomes) = {
         let persisted = shared.persisted.lock();
         if shared.live.read().generation.number != generation.number {
             return Ok(None);
         }
         // The log may be purged up to the snapshot: what the engine then loses with the process is in neither.
         generation.engine.flush()?;
-        persisted.clone()
+        // Under the lock, because these rows have no history from which the moment could be made again.
+        (persisted.clone(), read_rows(&*generation.engine)?)
     };
     if mutants::active(Mutant::DoubleApply)
         && let Some(applied) = &mut meta.applied
@@ -131,6 +132,9 @@ pub(super) fn finish(shared: &Shared, scanned: Scanned) -> Result<Option<Snapsho
             record.changes.clear();
         }
         writer.push(&SnapshotItem::Change(record))?;
+    }
+    for entry in outcomes.into_iter().filter(|_| !mutants::active(Mutant::SnapshotWithoutDedupe)) {
+        writer.push(&SnapshotItem::Dedupe(entry))?;
     }
     writer.finish(&meta.footer(start_revision)).map(Some)
 }

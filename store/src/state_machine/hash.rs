@@ -1,4 +1,4 @@
-//! The state hash: the sum, modulo 2^128, of a hash of each key with its record. A sum, so that it follows each
+//! The state hash: the sum, modulo 2^128, of a hash of each key with its record, and of each kept outcome. A sum, so that it follows each
 //! change without reading the rest, and so that the order of keys does not matter.
 
 use xxhash_rust::xxh3::xxh3_128;
@@ -39,6 +39,16 @@ impl StateHash {
         self.sum = self.sum.wrapping_add(self.of(key, |out| out.extend_from_slice(record)));
     }
 
+    /// Adds a kept outcome in its encoded form.
+    pub(super) fn add_dedupe(&mut self, index: u64, row: &[u8]) {
+        self.sum = self.sum.wrapping_add(of_dedupe(&mut self.scratch, index, row));
+    }
+
+    /// Removes a kept outcome in its encoded form.
+    pub(super) fn remove_dedupe(&mut self, index: u64, row: &[u8]) {
+        self.sum = self.sum.wrapping_sub(of_dedupe(&mut self.scratch, index, row));
+    }
+
     fn of(&mut self, key: &[u8], record: impl FnOnce(&mut Vec<u8>)) -> u128 {
         self.scratch.clear();
         // The length keeps (`a`, `bc`) and (`ab`, `c`) apart.
@@ -47,6 +57,15 @@ impl StateHash {
         record(&mut self.scratch);
         xxh3_128(&self.scratch)
     }
+}
+
+fn of_dedupe(scratch: &mut Vec<u8>, index: u64, row: &[u8]) -> u128 {
+    scratch.clear();
+    // No key is as long as this says, so it is never taken for a record.
+    scratch.extend_from_slice(&u32::MAX.to_le_bytes());
+    scratch.extend_from_slice(&index.to_le_bytes());
+    scratch.extend_from_slice(row);
+    xxh3_128(scratch)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 use bytes::Bytes;
 
 use super::{
+    dedupe::{DedupeChange, DedupeTable},
     directory::Directory,
     evaluate::View,
     feed::Recent,
@@ -35,13 +36,14 @@ const CHUNK_BYTES_MAX: u64 = 1024 * 1024;
 /// - `deleted` holds exactly the keys that do not exist and were deleted after the compacted revision, with the
 ///   revision that did it;
 /// - `recent` ends with the record of `meta.revision`, or is empty;
-/// - `meta.hash` is the sum of the hashes of all current records.
+/// - `meta.hash` is the sum of the hashes of all current records and kept outcomes.
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) generation: Arc<Generation>,
     pub(super) overlay: Overlay,
     pub(super) deleted: BTreeMap<Bytes, u64>,
     pub(super) recent: Recent,
+    pub(super) dedupe: DedupeTable,
     pub(super) meta: Meta,
 }
 
@@ -66,12 +68,17 @@ pub(super) struct Chunk {
 
 impl Live {
     /// A state without anything pending.
-    pub(super) fn new(generation: Arc<Generation>, deleted: BTreeMap<Bytes, u64>, meta: Meta) -> Self {
-        Self { generation, overlay: Overlay::default(), deleted, recent: Recent::default(), meta }
+    pub(super) fn new(
+        generation: Arc<Generation>,
+        deleted: BTreeMap<Bytes, u64>,
+        dedupe: DedupeTable,
+        meta: Meta,
+    ) -> Self {
+        Self { generation, overlay: Overlay::default(), deleted, recent: Recent::default(), dedupe, meta }
     }
 
     /// Makes an entry's effects visible.
-    pub(super) fn publish(&mut self, meta: Meta, record: Option<Arc<ChangeRecord>>) {
+    pub(super) fn publish(&mut self, meta: Meta, record: Option<Arc<ChangeRecord>>, dedupe: DedupeChange) {
         for change in record.iter().flat_map(|record| &record.changes) {
             note_deletion(&mut self.deleted, change, meta.revision);
         }
@@ -81,8 +88,9 @@ impl Live {
         if let Some(record) = &record {
             self.recent.push(record.clone());
         }
+        self.dedupe.publish(&dedupe);
         self.meta = meta.clone();
-        self.overlay.push(Pending::new(meta, record));
+        self.overlay.push(Pending::new(meta, record, dedupe));
     }
 
     /// What is known of `key` at revision `at`.

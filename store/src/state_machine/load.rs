@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    dedupe::read_rows,
     generation::Generation,
     hash::StateHash,
     keys,
@@ -22,6 +23,7 @@ use crate::{
     StoreError,
     change_log::ChangeRecord,
     codec,
+    dedupe::DedupeEntry,
     engine::{Batch, Engine, Span},
     record::{KeyRecord, Record},
     snapshot::{SnapshotReader, SnapshotSink},
@@ -33,8 +35,14 @@ use crate::{
 /// # Errors
 /// [`StoreError::Corrupt`] when the file is damaged, or holds another state than its hash says.
 pub(super) fn load_snapshot(reader: &SnapshotReader, generation: &Generation) -> Result<Meta, StoreError> {
-    let mut loader =
-        Loader { generation, hash: StateHash::default(), buffer: BTreeMap::new(), bytes: 0, history_begun: false };
+    let mut loader = Loader {
+        generation,
+        hash: StateHash::default(),
+        buffer: BTreeMap::new(),
+        outcomes: Batch::default(),
+        bytes: 0,
+        history_begun: false,
+    };
     reader.load(&mut loader)?;
     let meta = Meta::of_footer(reader.footer());
     if !loader.history_begun {
@@ -57,6 +65,8 @@ struct Loader<'a> {
     generation: &'a Generation,
     hash: StateHash,
     buffer: BTreeMap<Bytes, Option<Record>>,
+    /// Rows of kept outcomes that the engine does not have yet.
+    outcomes: Batch,
     bytes: u64,
     history_begun: bool,
 }
@@ -85,7 +95,7 @@ impl Loader<'_> {
     }
 
     fn write(&mut self, meta: Option<&Meta>) -> Result<(), StoreError> {
-        let mut batch = Batch::default();
+        let mut batch = std::mem::take(&mut self.outcomes);
         for (key, record) in std::mem::take(&mut self.buffer) {
             match record {
                 Some(record) => batch.put(keys::current(&key), codec::encode(&record)),
@@ -119,6 +129,17 @@ impl SnapshotSink for Loader<'_> {
         }
         changes.append(&[Arc::new(record)])
     }
+
+    fn dedupe(&mut self, entry: DedupeEntry) -> Result<(), StoreError> {
+        let row = codec::encode(&entry);
+        self.hash.add_dedupe(entry.index, &row);
+        self.bytes += entry.size_bytes();
+        self.outcomes.put(keys::dedupe(entry.index), row);
+        if self.outcomes.len() >= BATCH_KEYS_MAX || self.bytes >= BATCH_BYTES_MAX {
+            self.write(None)?;
+        }
+        Ok(())
+    }
 }
 
 /// The keys that were deleted after the compacted revision and do not exist now, as the change log tells.
@@ -133,7 +154,7 @@ pub(super) fn read_deleted(generation: &Generation, meta: &Meta) -> Result<BTree
     Ok(deleted)
 }
 
-/// The state hash of all records in `engine`.
+/// The state hash of all records and kept outcomes in `engine`.
 pub(super) fn hash_engine(engine: &dyn Engine) -> Result<u128, StoreError> {
     let all = Span { lower: Bound::Unbounded, upper: Bound::Unbounded, descending: false };
     let mut hash = StateHash::default();
@@ -141,5 +162,8 @@ pub(super) fn hash_engine(engine: &dyn Engine) -> Result<u128, StoreError> {
         hash.add_encoded(&key[1..], record);
         ControlFlow::Continue(())
     })?;
+    for entry in read_rows(engine)? {
+        hash.add_dedupe(entry.index, &codec::encode(&entry));
+    }
     Ok(hash.sum())
 }

@@ -10,6 +10,7 @@
 //! | `feed` | the stream of changes, for watches |
 //! | `build`, `install` | snapshots out and in |
 //! | `generation`, `recovery`, `load` | copies of the state on disk, and what is found of them at start |
+//! | `dedupe` | the outcomes that are kept for changes sent again |
 //! | `meta`, `hash`, `keys` | what the engine holds beside the keys, and how it is checked |
 //!
 //! Truth is the log and the last snapshot. Engine and change log are never synced while the node runs: what a
@@ -17,6 +18,7 @@
 
 mod apply;
 mod build;
+mod dedupe;
 mod directory;
 mod evaluate;
 mod feed;

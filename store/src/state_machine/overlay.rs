@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    dedupe::DedupeChange,
     merge::Entry,
     meta::Meta,
     persist::{BATCH_BYTES_MAX, BATCH_KEYS_MAX},
@@ -26,18 +27,20 @@ pub(super) struct Pending {
     pub(super) meta: Meta,
     /// What it changed, if it used a revision.
     pub(super) record: Option<Arc<ChangeRecord>>,
+    /// What it did to the kept outcomes.
+    pub(super) dedupe: DedupeChange,
     bytes: u64,
 }
 
 impl Pending {
-    pub(super) fn new(meta: Meta, record: Option<Arc<ChangeRecord>>) -> Self {
-        let bytes = record.as_ref().map_or(0, |record| record.size_bytes());
-        Self { meta, record, bytes }
+    pub(super) fn new(meta: Meta, record: Option<Arc<ChangeRecord>>, dedupe: DedupeChange) -> Self {
+        let bytes = record.as_ref().map_or(0, |record| record.size_bytes()) + dedupe.bytes();
+        Self { meta, record, dedupe, bytes }
     }
 
-    /// Number of keys that it changes.
+    /// Number of rows that it changes.
     pub(super) fn keys(&self) -> usize {
-        self.record.as_ref().map_or(0, |record| record.changes.len())
+        self.record.as_ref().map_or(0, |record| record.changes.len()) + self.dedupe.rows()
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{
     EngineKind, StateOptions,
+    dedupe::DedupeTable,
     generation::{Generation, StateDirs},
     live::Live,
     load::{hash_engine, load_snapshot, read_deleted},
@@ -70,7 +71,8 @@ fn reopen(dirs: &StateDirs, number: u64, clean: bool, options: &StateOptions) ->
         }
     }
     let deleted = read_deleted(&generation, &meta)?;
-    Ok(Live::new(generation, deleted, meta))
+    let dedupe = DedupeTable::read(&*generation.engine)?;
+    Ok(Live::new(generation, deleted, dedupe, meta))
 }
 
 /// Makes a new generation: the last snapshot's state, or an empty one where the log still holds everything.
@@ -105,7 +107,8 @@ pub(super) fn load_generation(dirs: &StateDirs, reader: &SnapshotReader) -> Resu
         let meta = load_snapshot(reader, &generation)?;
         generation.engine.flush()?;
         let deleted = read_deleted(&generation, &meta)?;
-        Ok(Live::new(generation.clone(), deleted, meta))
+        let dedupe = DedupeTable::read(&*generation.engine)?;
+        Ok(Live::new(generation.clone(), deleted, dedupe, meta))
     };
     load().inspect_err(|_| generation.retire())
 }
@@ -117,5 +120,5 @@ fn empty_generation(dirs: &StateDirs) -> Result<Live, StoreError> {
     meta.write(&mut batch);
     generation.engine.write(&batch)?;
     generation.engine.flush()?;
-    Ok(Live::new(generation, BTreeMap::new(), meta))
+    Ok(Live::new(generation, BTreeMap::new(), DedupeTable::default(), meta))
 }

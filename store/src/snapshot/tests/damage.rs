@@ -55,23 +55,23 @@ fn swapped_chunks_are_corrupt() {
 fn another_format_version_is_refused_as_such() {
     let mut header = encode_header();
     assert_eq!(check_header(&header), Ok(()));
-    header[8] = 2;
+    header[8] = 3;
     let crc = crc32fast::hash(&header[..HEADER_BYTES - 4]);
     header[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
-    assert_eq!(check_header(&header), Err(HeaderFault::Version(2)));
+    assert_eq!(check_header(&header), Err(HeaderFault::Version(3)));
     let dir = tempfile::tempdir().unwrap();
     let file = write_small(&real(), dir.path(), 9).unwrap();
     let mut bytes = fs::read(file.path()).unwrap();
     bytes[..HEADER_BYTES].copy_from_slice(&header);
     fs::write(file.path(), bytes).unwrap();
     let opened = SnapshotDir::open(&real(), dir.path());
-    assert!(matches!(opened, Err(StoreError::FormatVersion { found: 2, supported: 1, .. })), "{opened:?}");
+    assert!(matches!(opened, Err(StoreError::FormatVersion { found: 3, supported: 2, .. })), "{opened:?}");
     assert!(file.path().exists(), "a newer binary may want it");
 }
 
 /// Writes a file whose checksums are all right around any stream of items.
 fn forge(dir: &Path, stream: &[u8], footer: &Footer, change_counts: impl Fn(&mut SnapshotCounts)) -> SnapshotFile {
-    let mut counts = SnapshotCounts { keys: 2, changes: 2, chunks: 1, item_bytes: stream.len() as u64 };
+    let mut counts = SnapshotCounts { keys: 2, changes: 2, dedupe: 1, chunks: 1, item_bytes: stream.len() as u64 };
     change_counts(&mut counts);
     let mut bytes = encode_header();
     bytes.extend(encode_chunk_head(0, stream));
@@ -97,6 +97,7 @@ fn encoded(item: &SnapshotItem) -> Vec<u8> {
             record.encode_part(0..record.changes.len(), &mut body);
             (ITEM_CHANGE_PART, body)
         }
+        SnapshotItem::Dedupe(entry) => (ITEM_DEDUPE, codec::encode(entry)),
     };
     [&[kind][..], &(body.len() as u32).to_le_bytes(), &body].concat()
 }
@@ -114,11 +115,16 @@ fn content_that_makes_no_sense_is_corrupt_under_right_checksums() {
         let result = read(&file);
         assert!(matches!(result, Err(StoreError::Corrupt { .. })), "{what}: {result:?}");
     };
-    let [a, b, c4, c5] = &small_items()[..] else { panic!("four items") };
+    let [a, b, c4, c5, d] = &small_items()[..] else { panic!("five items") };
     let order = |items: &[&SnapshotItem]| items.iter().flat_map(|i| encoded(i)).collect::<Vec<u8>>();
-    refused(forge(dir.path(), &order(&[a, c4, b, c5]), &promise, unchanged), "a key after a change");
-    refused(forge(dir.path(), &order(&[a, b, c5, c4]), &promise, unchanged), "changes backwards");
-    refused(forge(dir.path(), &order(&[a, b, c4, c4]), &promise, unchanged), "a change twice");
+    refused(forge(dir.path(), &order(&[a, c4, b, c5, d]), &promise, unchanged), "a key after a change");
+    refused(forge(dir.path(), &order(&[a, b, c5, c4, d]), &promise, unchanged), "changes backwards");
+    refused(forge(dir.path(), &order(&[a, b, c4, c4, d]), &promise, unchanged), "a change twice");
+    refused(forge(dir.path(), &order(&[a, b, c4, d, c5]), &promise, unchanged), "a change after a kept outcome");
+    refused(forge(dir.path(), &order(&[a, d, b, c4, c5]), &promise, unchanged), "a key after a kept outcome");
+    refused(forge(dir.path(), &order(&[a, b, c4, c5, d, d]), &promise, |c| c.dedupe = 2), "a kept outcome twice");
+    refused(forge(dir.path(), &good, &footer(7, 3, 5), unchanged), "the outcome of an entry after the end");
+    refused(forge(dir.path(), &order(&[a, b, c4, c5]), &promise, unchanged), "a kept outcome is missing");
     refused(forge(dir.path(), &good[..good.len() - 1], &promise, unchanged), "the last item cut");
     refused(forge(dir.path(), &[&good[..], &[1, 2]].concat(), &promise, unchanged), "half an item more");
     refused(forge(dir.path(), &[&good[..], &[9, 0, 0, 0, 0]].concat(), &promise, unchanged), "an unknown kind");

@@ -18,6 +18,7 @@ use crate::{
     NodeAddress, StoreError,
     change_log::{Change, ChangeRecord, Replaced},
     codec,
+    dedupe::DedupeEntry,
     fs::{RealFs, SharedFs},
     member::Member,
     raft_types::{LogId, SnapshotMeta, StoredMembership},
@@ -83,9 +84,15 @@ fn change(revision: u64, name: &str, value: &[u8]) -> SnapshotItem {
     SnapshotItem::Change(change_record(revision, name, value))
 }
 
-/// Two keys and the changes 4 and 5.
+/// The outcome of log entry 8.
+fn kept_outcome() -> SnapshotItem {
+    let (key, outcome) = (Bytes::from_static(b"retry"), Bytes::from_static(b"outcome"));
+    SnapshotItem::Dedupe(DedupeEntry { index: 8, time_ms: 1_008, key, fingerprint: 5, outcome })
+}
+
+/// Two keys, the changes 4 and 5, and a kept outcome.
 fn small_items() -> Vec<SnapshotItem> {
-    vec![key("a", 3, b"one"), key("b", 5, b"two"), change(4, "b", b"x"), change(5, "b", b"two")]
+    vec![key("a", 3, b"one"), key("b", 5, b"two"), change(4, "b", b"x"), change(5, "b", b"two"), kept_outcome()]
 }
 
 fn write(fs: &SharedFs, dir: &Path, items: &[SnapshotItem], footer: &Footer) -> Result<SnapshotFile, StoreError> {
@@ -166,7 +173,7 @@ fn the_format_is_pinned() {
     let dir = tempfile::tempdir().unwrap();
     let file = write_small(&real(), dir.path(), 9).unwrap();
     let bytes = fs::read(file.path()).unwrap();
-    assert_eq!(hex(&bytes[..HEADER_BYTES]), "4845584b56534e500100000001000000e24991b2");
+    assert_eq!(hex(&bytes[..HEADER_BYTES]), "4845584b56534e500200000001000000014e1e3c");
     let item_bytes = SnapshotReader::open(&file).unwrap().counts().item_bytes as usize;
     assert_eq!(bytes[HEADER_BYTES..][..4], (item_bytes as u32).to_le_bytes());
     // Kind, length; key, create and mod revision, version, lease, no content type, value.
@@ -176,7 +183,7 @@ fn the_format_is_pinned() {
     let trailer = &bytes[bytes.len() - TRAILER_BYTES..];
     assert_eq!(trailer[..8], ((HEADER_BYTES + CHUNK_HEAD_BYTES + item_bytes) as u64).to_le_bytes());
     // The hash in the id covers all bytes before the trailer: any change of the format shows here.
-    assert_eq!(file.id(), "00000000000000000009-3-000000000000abcd-438b257a77d5b95d6f459c192562d6e8");
+    assert_eq!(file.id(), "00000000000000000009-3-000000000000abcd-550957c0bb3bb58bf152b2c374a7a8bc");
     assert_eq!(file.path().file_name().unwrap().to_str().unwrap(), format!("snapshot-{}.snap", file.id()));
 }
 

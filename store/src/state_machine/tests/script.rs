@@ -195,6 +195,7 @@ fn show(outcome: &Outcome) -> String {
     match outcome {
         Outcome::None => "none\n".to_string(),
         Outcome::Done => "done\n".to_string(),
+        Outcome::Replayed(first) => format!("again: {}", show(first)),
         Outcome::Refused(refusal) => format!("refused: {refusal}\n"),
         Outcome::Txn(txn) => {
             let mut out = format!("revision {}{}\n", txn.revision, if txn.succeeded { "" } else { ", else" });
