@@ -11,6 +11,7 @@ mod disk;
 mod diverged;
 mod faults;
 mod kv;
+mod leases;
 mod membership;
 mod sizes;
 mod tidy;

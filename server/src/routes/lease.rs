@@ -15,10 +15,12 @@ use hexkv_raft_net::rpc::LeaseStatus;
 use hexkv_store::lease::{LEASE_KEYS_SHOWN_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LeaseRecord};
 use serde::Deserialize;
 
-use super::request::{duration, json, list_limit, query};
+use super::request::{duration, json_within, list_limit, query};
 use crate::{error::Error, node::Node};
 
 const PATH_PREFIX: &str = "/api/leases/";
+/// Largest body of a grant, in bytes.
+const GRANT_BODY_BYTES_MAX: usize = 4096;
 const KEEPALIVE: &str = "/keepalive";
 
 type Answer = Result<Response<Body>, Error>;
@@ -61,7 +63,7 @@ fn id(uri: &Uri) -> Result<u64, Error> {
 /// `POST /api/leases`.
 pub async fn grant(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let q = query::<LeaseQuery>(request.uri())?;
-    let wanted: LeaseRequest = json(request).await?;
+    let wanted: LeaseRequest = json_within(request, GRANT_BODY_BYTES_MAX, q.patience(&node)).await?;
     let ttl_ms = ttl_ms(wanted.ttl)?;
     let id = node.grant_lease(ttl_ms, q.patience(&node)).await?;
     Ok(Json(lease_answer(id, ttl_ms)).into_response())
