@@ -13,6 +13,7 @@ mod diverged;
 mod faults;
 mod idempotency;
 mod kv;
+mod leases;
 mod limits;
 mod membership;
 mod sizes;

@@ -326,7 +326,12 @@ impl Code {
             Self::InvalidArgument => 400,
             Self::KeyNotFound | Self::LeaseNotFound | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
-            Self::NameTaken | Self::HasData | Self::LastMember | Self::ClusterMismatch | Self::LockHeld | Self::NotHolder => 409,
+            Self::NameTaken
+            | Self::HasData
+            | Self::LastMember
+            | Self::ClusterMismatch
+            | Self::LockHeld
+            | Self::NotHolder => 409,
             Self::Compacted => 410,
             Self::IdempotencyMismatch => 422,
             Self::PreconditionFailed => 412,

@@ -139,7 +139,10 @@ impl Queue {
         loop {
             let line = self.look(node, seen).await?;
             let Some(at) = line.places.iter().position(|other| other.lease == place.lease) else {
-                return Err(Error::new(Code::Unavailable, "the lease ended while it waited; nothing is held. Try again"));
+                return Err(Error::new(
+                    Code::Unavailable,
+                    "the lease ended while it waited; nothing is held. Try again",
+                ));
             };
             let Some(before) = at.checked_sub(1).map(|before| &line.places[before]) else {
                 // Nobody comes before it any more, so it is first as long as its lease lasts.

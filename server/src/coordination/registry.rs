@@ -100,8 +100,7 @@ async fn write(
     success.extend(present.map(|present| TxnOp::EndLease { id: present.lease }));
     let command = Command::Txn(Txn { compare: vec![unchanged], success, failure: Vec::new() });
     let outcome = transact(node, &command).await?;
-    let registration =
-        Registration { name: name.to_owned(), entry: entry.clone(), lease, revision: outcome.revision };
+    let registration = Registration { name: name.to_owned(), entry: entry.clone(), lease, revision: outcome.revision };
     Ok(outcome.succeeded.then_some(registration))
 }
 
@@ -162,12 +161,7 @@ pub async fn remove(node: &Node, name: &str, owner: Option<&str>) -> Result<(), 
 }
 
 fn linearizable() -> ReadOptions {
-    ReadOptions {
-        consistency: Consistency::Linearizable,
-        min_revision: 0,
-        max_staleness: None,
-        timeout: STEP_TIMEOUT,
-    }
+    ReadOptions { consistency: Consistency::Linearizable, min_revision: 0, max_staleness: None, timeout: STEP_TIMEOUT }
 }
 
 fn registration(item: KeyRecord) -> Result<Registration, Error> {

@@ -139,9 +139,9 @@ mod tests {
         deadlines.start(1, 2 * SECOND, start);
         deadlines.start(2, SECOND, start);
         assert_eq!(deadlines.next(), Some(start + SECOND));
-        assert_eq!(deadlines.take_due(start + SECOND - Duration::from_nanos(1), 9), []);
+        assert_eq!(deadlines.take_due(start + SECOND - Duration::from_nanos(1), 9), [0_u64; 0]);
         assert_eq!(deadlines.extend(2, start + SECOND / 2), Extension::Extended);
-        assert_eq!(deadlines.take_due(start + SECOND, 9), []);
+        assert_eq!(deadlines.take_due(start + SECOND, 9), [0_u64; 0]);
         assert_eq!(deadlines.take_due(start + 3 * SECOND, 9), [2, 1]);
         assert_eq!((deadlines.next(), deadlines.remaining(1, start)), (None, Some(Duration::ZERO)));
     }
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(deadlines.extend(1, start), Extension::Missing);
         assert_eq!(deadlines.next(), Some(start + SECOND), "it is due at once");
         assert_eq!(deadlines.extend(2, start + SECOND), Extension::Extended);
-        assert_eq!(deadlines.take_due(start + SECOND, 9), []);
+        assert_eq!(deadlines.take_due(start + SECOND, 9), [0_u64; 0]);
     }
 
     #[test]
@@ -195,7 +195,7 @@ mod tests {
             since
         };
         for tick in 0..1_000 {
-            assert_eq!(deadlines.take_due(start + tick * Duration::from_millis(1), 1_000), []);
+            assert_eq!(deadlines.take_due(start + tick * Duration::from_millis(1), 1_000), [0_u64; 0]);
         }
         assert_eq!(looked(&deadlines), 1_000, "one lease a tick");
         assert_eq!(deadlines.extend(LEASES / 2, start + SECOND), Extension::Extended);

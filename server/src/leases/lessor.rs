@@ -152,3 +152,59 @@ impl LeaseObserver for Lessor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hexkv_store::lease::Lease;
+
+    use super::*;
+
+    const TERM: u64 = 7;
+
+    fn record(id: u64) -> LeaseRecord {
+        LeaseRecord { id, lease: Lease { ttl_ms: 1_000, granted_ms: 0 } }
+    }
+
+    fn loading() -> Lessor {
+        let lessor = Lessor::default();
+        *lessor.table.lock() =
+            Table { office: Some(TERM), loading: Some(BTreeSet::new()), deadlines: Deadlines::default() };
+        lessor
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_happens_while_an_office_begins_counts() {
+        let lessor = loading();
+        lessor.granted(record(1));
+        lessor.ended(2);
+        lessor.ended(3);
+        lessor.granted(record(3));
+        tokio::time::advance(Duration::from_millis(400)).await;
+        lessor.take_in(&[record(1), record(2), record(3), record(4)]);
+        let left = |id| lessor.remaining(TERM, id).map(|left| left.as_millis());
+        assert_eq!([1, 2, 3, 4].map(left), [Some(600), None, Some(600), Some(1_000)]);
+        assert_eq!(lessor.extend(TERM, 1, Instant::now()), None, "not before all leases are known");
+        lessor.table.lock().loading = None;
+        assert_eq!(lessor.extend(TERM, 1, Instant::now()), Some(Extension::Extended));
+        assert_eq!(lessor.extend(TERM, 2, Instant::now()), Some(Extension::Missing));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deadlines_count_in_their_own_office_only() {
+        let lessor = loading();
+        lessor.table.lock().loading = None;
+        lessor.granted(record(1));
+        let later = Instant::now() + Duration::from_secs(5);
+        assert_eq!(lessor.take_due(TERM + 1, later, 9), [0_u64; 0]);
+        assert_eq!(lessor.extend(TERM + 1, 1, later), None);
+        assert_eq!(lessor.take_due(TERM, later, 9), [1]);
+        let mut settled = lessor.settled();
+        assert_eq!(lessor.extend(TERM, 1, later), Some(Extension::Ending));
+        lessor.ended(1);
+        assert!(settled.has_changed().expect("the lessor lives"), "who waits for the outcome is told");
+        settled.mark_unchanged();
+        lessor.end();
+        lessor.granted(record(2));
+        assert_eq!((lessor.next(), lessor.extend(TERM, 2, later)), (None, None), "outside of an office nothing counts");
+    }
+}

@@ -51,8 +51,7 @@ pub async fn register(State(node): State<Arc<Node>>, request: Request) -> Answer
     let wanted: RegisterRequest = json_within(request, BODY_BYTES_MAX, node.config.request_timeout).await?;
     check_text("owner", &wanted.owner, false)?;
     check_text("address", &wanted.address, false)?;
-    let entry =
-        Entry { owner: wanted.owner, address: wanted.address, ttl_ms: ttl_ms(wanted.ttl)? };
+    let entry = Entry { owner: wanted.owner, address: wanted.address, ttl_ms: ttl_ms(wanted.ttl)? };
     Ok(Json(shown(registry::register(&node, &name, entry).await?)).into_response())
 }
 

@@ -113,9 +113,7 @@ fn evaluate_once(
 ) -> Result<(Effects, DedupeChange), StoreError> {
     match &proposal.idempotency {
         None => Ok((evaluate_proposal(live, proposal, moment)?, DedupeChange::default())),
-        Some(asked) => {
-            live.dedupe.decide(asked, index, moment.time_ms, || evaluate_proposal(live, proposal, moment))
-        }
+        Some(asked) => live.dedupe.decide(asked, index, moment.time_ms, || evaluate_proposal(live, proposal, moment)),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | part | what |
 //! |---|---|
-//! | `evaluate`, `directory` | what a command does: pure functions |
+//! | `evaluate`, `checks`, `directory` | what a command does: pure functions |
 //! | `leases` | the leases, what is attached to them, and what transactions do to them |
 //! | `live`, `overlay`, `merge` | the applied state: what is not yet persisted over the engine |
 //! | `apply`, `raft` | openraft's entries come in |
@@ -19,6 +19,7 @@
 
 mod apply;
 mod build;
+mod checks;
 mod dedupe;
 mod directory;
 mod evaluate;
