@@ -58,7 +58,6 @@ fn requests_that_can_be_read_in_two_ways_are_refused_and_end_their_connection() 
     let smuggled = "PUT /api/kv/smuggled HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\ns";
     let chunked = "Transfer-Encoding: chunked\r\n";
     for head in [
-        format!("Content-Length: 5\r\n{chunked}\r\n0\r\n\r\n"),
         "Content-Length: 0\r\nContent-Length: 5\r\n\r\n".to_owned(),
         "Content-Length: 0, 5\r\n\r\n".to_owned(),
         "Content-Length: -1\r\n\r\n".to_owned(),
@@ -86,10 +85,13 @@ fn requests_that_can_be_read_in_two_ways_are_refused_and_end_their_connection() 
     }
     let after = cluster.node(1).json("/api/cluster/hash").expect("a hash")["hash"].clone();
     assert_eq!(after, hash, "nothing was changed");
-    // The length that hyper drops unseen: the body counts in chunks, and nothing after it is read.
-    let head = format!("PUT /api/kv/last HTTP/1.1\r\nHost: x\r\n{chunked}Content-Length: 5\r\n\r\n1\r\nx\r\n0\r\n\r\n");
-    let answer = until_closed(&http, format!("{head}{smuggled}").as_bytes());
-    assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer:?}");
+    // With both lengths the chunks count, as RFC 9112 has it, and nothing after them is read.
+    for lengths in [format!("{chunked}Content-Length: 5\r\n"), format!("Content-Length: 5\r\n{chunked}")] {
+        let whole = format!("PUT /api/kv/last HTTP/1.1\r\nHost: x\r\n{lengths}\r\n1\r\nx\r\n0\r\n\r\n{smuggled}");
+        let answer = until_closed(&http, whole.as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.matches("HTTP/1.1").count() == 1, "{answer:?}");
+        assert_eq!(request(&http, &get("/api/kv/last")).expect("an answer").text(), "x");
+    }
     assert_eq!(request(&http, &get("/api/kv/smuggled")).expect("an answer").status, 404);
 }
 
@@ -195,7 +197,7 @@ fn changes_beyond_the_limit_are_answered_429_at_once_and_nothing_is_changed() {
 
 #[test]
 fn clients_that_do_not_take_their_listings_cost_bounded_memory() {
-    const READERS: usize = 80;
+    const READERS: usize = 44;
     let mut cluster = Cluster::start(1);
     let http = cluster.node(1).http.clone();
     for i in 0..40 {
@@ -208,6 +210,8 @@ fn clients_that_do_not_take_their_listings_cost_bounded_memory() {
     let mut readers: Vec<TcpStream> = (0..READERS)
         .map(|_| {
             let mut stream = connect(&http);
+            // Each page is read before it is refused, eight at a time.
+            stream.set_read_timeout(Some(4 * PATIENCE)).expect("a socket takes a timeout");
             stream.write_all(b"GET /api/kv?prefix=large/ HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
             stream
         })

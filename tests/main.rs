@@ -6,12 +6,14 @@ mod harness;
 
 mod bad_input;
 mod cli;
+mod coordination;
 mod crash;
 mod disk;
 mod diverged;
 mod faults;
 mod idempotency;
 mod kv;
+mod leases;
 mod limits;
 mod membership;
 mod sizes;

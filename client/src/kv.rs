@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use http::{Method, header};
 
-use crate::api::{Code, CompactAnswer, CompactRequest, DeleteAnswer, Item, ListAnswer, PutAnswer};
+use crate::api::{Code, CompactAnswer, CompactRequest, DeleteAnswer, Item, ListAnswer, PutAnswer, Ttl};
 use crate::client::{Call, Effect, STORE_REVISION, decode};
 use crate::encoding::{Query, key_path};
 use crate::transport::Reply;
@@ -96,6 +96,15 @@ impl Condition {
     }
 }
 
+/// The lease of a key that is put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutLease {
+    /// This one; the put is refused with [`Code::LeaseNotFound`] when it has ended.
+    Id(u64),
+    /// One that is granted by the put, for this time to live. The answer names it.
+    Ttl(Ttl),
+}
+
 /// How to put.
 #[derive(Debug, Clone, Default)]
 pub struct PutOptions {
@@ -103,6 +112,8 @@ pub struct PutOptions {
     pub content_type: Option<String>,
     /// Otherwise the put is refused with [`Code::PreconditionFailed`].
     pub condition: Option<Condition>,
+    /// The key goes when this lease ends; without, a lease that the key had is detached.
+    pub lease: Option<PutLease>,
     /// Answer with the record that was replaced, too.
     pub prev: bool,
     /// The same put under the same key is done once, however often it is sent: 1..=64 visible ASCII characters.
@@ -319,6 +330,11 @@ impl Client {
         let mut query = Query::default();
         if options.prev {
             query.add("prev", "true");
+        }
+        match options.lease {
+            Some(PutLease::Id(id)) => query.add("lease", &id.to_string()),
+            Some(PutLease::Ttl(ttl)) => query.add("ttl", &ttl.to_string()),
+            None => {}
         }
         let target = query.append_to(&key_path(key)?);
         let mut call = Call::once(Method::PUT, target, value.into(), options.idempotency_key.as_deref())?;

@@ -5,7 +5,9 @@
 //! | [`api`] | JSON bodies of the HTTP API, shared with the server |
 //! | [`client`] | [`Client`]: which endpoint is asked, what is retried, until when |
 //! | [`kv`] | keys and values: get, put, delete, list |
+//! | [`lease`] | leases: keys that go when their lease ends |
 //! | [`txn`] | transactions: several operations at one revision |
+//! | [`coordination`] | locks, elections, the registry |
 //! | [`watch`] | what changes, as it happens |
 //! | [`cluster`] | members, leadership, health |
 //! | [`endpoint`] | addresses of nodes, and which of them are worth asking |
@@ -30,10 +32,12 @@
 pub mod api;
 pub mod client;
 pub mod cluster;
+pub mod coordination;
 pub mod encoding;
 pub mod endpoint;
 pub mod error;
 pub mod kv;
+pub mod lease;
 pub mod local;
 pub mod port_holder;
 mod transport;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use hexkv_store::{
     NodeId, Proposal,
     change_log::ChangeRecord,
+    lease::{Lease, LeasePage, LeaseView},
     member::Member,
     outcome::Outcome,
     record::{KeyRecord, ListPage, ListRequest},
@@ -33,6 +34,22 @@ pub enum PeerRequest {
     StateHash,
     /// What changed, on behalf of a node that holds no data; only the leader answers.
     Changes(ChangesRequest),
+    /// Let a lease live for its full time to live from now; only the leader can.
+    KeepAlive(u64),
+    /// A lease with its first keys; only the leader knows how long it lives.
+    Lease {
+        /// The lease.
+        id: u64,
+        /// Keys at most.
+        keys_max: u32,
+    },
+    /// Leases, on behalf of a node that holds no data.
+    Leases {
+        /// With ids above this.
+        after: u64,
+        /// At most so many.
+        limit: u32,
+    },
 }
 
 impl PeerRequest {
@@ -61,6 +78,12 @@ pub enum PeerResponse {
     StateHash(StateHash),
     /// To [`PeerRequest::Changes`].
     Changes(ChangesAnswer),
+    /// To [`PeerRequest::KeepAlive`].
+    KeptAlive(Lease),
+    /// To [`PeerRequest::Lease`].
+    Lease(LeaseStatus),
+    /// To [`PeerRequest::Leases`].
+    Leases(LeasePage),
     /// Any request: refused or failed.
     Error(PeerError),
 }
@@ -94,6 +117,18 @@ pub enum PeerError {
         /// Oldest that is left.
         oldest: u64,
     },
+    /// There is no such lease; nothing was done.
+    #[error("there is no lease {0}")]
+    NoSuchLease(u64),
+}
+
+/// A lease as the leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    /// The lease with its first keys.
+    pub view: LeaseView,
+    /// How long it lives unless it is kept alive, in milliseconds; 0 when it is about to end.
+    pub remaining_ms: u64,
 }
 
 /// What changed after a revision.

@@ -28,6 +28,7 @@ use crate::{
     config::{self, Config},
     environment::Environment,
     error::Error,
+    leases::Lessor,
     reads::ReadIndex,
 };
 
@@ -66,6 +67,8 @@ pub struct Core {
     pub state: State,
     /// Coalesced confirmation of linearizable reads.
     pub reads: ReadIndex,
+    /// Deadlines of leases, while this node leads.
+    pub lessor: Arc<Lessor>,
     /// Ends the tasks of this core.
     pub cancel: CancellationToken,
     /// The tasks of this core.
@@ -129,6 +132,8 @@ impl Core {
         };
         let machine = StateMachine::open(place.environment.fs.clone(), &place.data_dir, options)?;
         let state = machine.state();
+        let lessor = Arc::new(Lessor::default());
+        state.observe_leases(lessor.clone());
         let raft =
             Raft::new(place.node_id, Arc::new(raft_config(config)?), network.factory(), log.clone(), machine).await?;
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -142,7 +147,7 @@ impl Core {
             &tasks,
         );
         let environment = place.environment.clone();
-        let core = Arc::new(Self { id: place.node_id, raft, log, state, reads, cancel, tasks, environment });
+        let core = Arc::new(Self { id: place.node_id, raft, log, state, reads, lessor, cancel, tasks, environment });
         core.tasks.spawn(snapshot_when_due(
             core.raft.clone(),
             core.log.clone(),
@@ -161,6 +166,14 @@ impl Core {
     /// Whether this node leads.
     pub fn is_leader(&self) -> bool {
         self.leader() == Some(self.id)
+    }
+
+    /// The term in which this node leads, if it does.
+    pub fn office(&self) -> Option<u64> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let leads = metrics.state == ServerState::Leader && metrics.vote.leader_id.node_id == self.id;
+        leads.then_some(metrics.vote.leader_id.term)
     }
 
     /// Proposes on this node, which must lead. Stamps the leader's time.

@@ -57,6 +57,14 @@ impl Error {
         )
     }
 
+    /// 404: a lease that ended, or never was.
+    pub fn no_such_lease(id: u64) -> Self {
+        Self::new(
+            Code::LeaseNotFound,
+            format!("there is no lease {id}: it ended, or was never granted; grant a new one"),
+        )
+    }
+
     /// 429.
     pub fn overloaded() -> Self {
         Self::new(
@@ -93,6 +101,7 @@ impl From<PeerError> for Error {
             PeerError::Overloaded => Self::overloaded(),
             PeerError::OutcomeUnknown(why) => Self::outcome_unknown(why),
             PeerError::Invalid(why) => Self::invalid(why),
+            PeerError::NoSuchLease(id) => Self::no_such_lease(id),
             PeerError::Compacted { requested, oldest } => StoreError::Compacted { requested, oldest }.into(),
         }
     }
@@ -129,6 +138,14 @@ impl From<Refusal> for Error {
             Refusal::LastMember => Self::new(Code::LastMember, format!("{detail}; stop the node instead")),
             Refusal::NoSuchMember => Self::new(Code::NotFound, format!("{detail}; `client members` lists them")),
             Refusal::Compacted(_) => Self::new(Code::Compacted, detail),
+            Refusal::NoSuchLease { .. } => Self::new(Code::LeaseNotFound, format!("{detail}; nothing was changed")),
+            // An id is chosen at random: a retry chooses another one.
+            Refusal::LeaseTaken(_) => Self::new(Code::Unavailable, format!("{detail}; nothing was changed. Retry")),
+            Refusal::TooManyLeases => Self::new(
+                Code::Overloaded,
+                format!("{detail}; nothing was changed. Revoke some, or wait until some end"),
+            ),
+            Refusal::OtherTerm { .. } => Self::no_leader(),
             Refusal::Undecodable(_) => {
                 Self::new(Code::Unavailable, format!("{detail}; upgrade the nodes to one version"))
             }

@@ -11,6 +11,8 @@
 //! | [`kv`], [`reads`] | the way of a read |
 //! | [`formation`], [`membership`], [`reconciler`], [`monitor`] | how a cluster forms, changes and is watched |
 //! | [`watch`] | what changed, for whoever follows it |
+//! | [`leases`] | who lives how long |
+//! | [`coordination`] | locks, elections, the registry |
 //! | [`compaction`] | how much history is kept |
 //! | [`service`] | what other nodes may ask |
 //! | [`routes`], [`http_server`], [`write_deadline`] | the HTTP API |
@@ -20,6 +22,7 @@
 pub mod admission;
 pub mod compaction;
 pub mod config;
+pub mod coordination;
 pub mod core;
 pub mod discovery;
 pub mod environment;
@@ -28,6 +31,7 @@ pub mod formation;
 pub mod http_server;
 pub mod join_log;
 pub mod kv;
+pub mod leases;
 pub mod logging;
 pub mod membership;
 pub mod monitor;

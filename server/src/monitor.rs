@@ -198,7 +198,14 @@ async fn step_down(node: &Node, core: &Core, told: &ClusterInfo) {
     let vote = Vote { leader_id: LeaderId { term: info.term, node_id: info.node_id }, committed: true };
     let heartbeat = AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
     match core.raft.append_entries(heartbeat).await {
-        Ok(_) => tracing::warn!(leader = leader.name, term = info.term, "deposed unawares; this node leads no more"),
+        Ok(answer) => {
+            tracing::warn!(
+                leader = leader.name,
+                term = info.term,
+                ?answer,
+                "deposed unawares; this node leads no more"
+            );
+        }
         Err(e) => tracing::warn!(error = %e, "Raft was not told that this node leads no more; it is tried again"),
     }
 }

@@ -53,11 +53,26 @@ impl Node {
         self.propose_change(command, &context).await.map(|changed| changed.outcome)
     }
 
+    /// As [`Node::propose`]; a refusal is an outcome.
+    pub async fn propose_any(&self, command: &Command, timeout: Duration) -> Result<Outcome, Error> {
+        let context = ChangeContext { idempotency: None, timeout };
+        self.propose_change_any(command, &context).await.map(|changed| changed.outcome)
+    }
+
+    /// As [`Node::propose_change_any`]; a refusal is an error.
+    pub async fn propose_change(&self, command: &Command, context: &ChangeContext) -> Result<Changed, Error> {
+        let changed = self.propose_change_any(command, context).await?;
+        match changed.outcome {
+            Outcome::Refused(refusal) => Err(Error { replayed: changed.replayed, ..refusal.into() }),
+            outcome => Ok(Changed { outcome, ..changed }),
+        }
+    }
+
     /// Proposes `command` and waits for its outcome, as long as `context` says. Attempts that certainly did nothing (no
     /// leader, not the leader, not reached) are repeated until then: [`Error::no_leader`] means that
     /// nothing happened, [`Error::outcome_unknown`] that it may have. With an idempotency key, attempts that may have
-    /// done it are repeated too.
-    pub async fn propose_change(&self, command: &Command, context: &ChangeContext) -> Result<Changed, Error> {
+    /// done it are repeated too. A refusal is an outcome.
+    pub async fn propose_change_any(&self, command: &Command, context: &ChangeContext) -> Result<Changed, Error> {
         let deadline = Instant::now() + context.timeout;
         let once = context.idempotency.is_some();
         let proposal = Proposal::new(command).once(context.idempotency.clone());
@@ -74,7 +89,7 @@ impl Node {
                 Attempt::Done(Ok(Outcome::Refused(Refusal::IdempotencyFull))) if unknown.is_some() => {
                     tokio::time::sleep(LEADER_RETRY.min(left)).await;
                 }
-                Attempt::Done(Ok(outcome)) => return settled(outcome),
+                Attempt::Done(Ok(outcome)) => return Ok(settled(outcome)),
                 Attempt::Done(Err(error)) if once && error.code == Code::OutcomeUnknown => {
                     tracing::debug!(%error, "a change with an idempotency key is proposed again");
                     unknown = Some(error);
@@ -138,15 +153,9 @@ impl Node {
 }
 
 /// The answer of an attempt that reached apply.
-fn settled(outcome: Outcome) -> Result<Changed, Error> {
+fn settled(outcome: Outcome) -> Changed {
     match outcome {
-        Outcome::Refused(refusal) => Err(refusal.into()),
-        Outcome::Replayed(first) => match *first {
-            Outcome::Refused(refusal) => Err(Error { replayed: true, ..refusal.into() }),
-            outcome @ (Outcome::None | Outcome::Txn(_) | Outcome::Done | Outcome::Replayed(_)) => {
-                Ok(Changed { outcome, replayed: true })
-            }
-        },
-        outcome @ (Outcome::None | Outcome::Txn(_) | Outcome::Done) => Ok(Changed { outcome, replayed: false }),
+        Outcome::Replayed(first) => Changed { outcome: *first, replayed: true },
+        outcome => Changed { outcome, replayed: false },
     }
 }

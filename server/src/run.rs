@@ -17,7 +17,7 @@ use crate::{
     core::StartError,
     discovery::epmd::EpmdError,
     environment::Environment,
-    http_server, monitor,
+    http_server, leases, monitor,
     naming::Naming,
     node::{Addresses, Node, wire_identity},
     reconciler, routes,
@@ -194,4 +194,5 @@ pub(crate) fn watch_over(node: &Arc<Node>, core: &Arc<crate::core::Core>) {
     core.tasks.spawn(monitor::run(node.clone(), core.clone()));
     core.tasks.spawn(reconciler::run(node.clone(), core.clone()));
     core.tasks.spawn(compaction::run(node.clone(), core.clone()));
+    core.tasks.spawn(leases::run(node.clone(), core.clone()));
 }

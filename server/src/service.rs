@@ -16,6 +16,7 @@ use openraft::async_runtime::WatchReceiver;
 use crate::{
     core::{Core, Raft, WriteError},
     error::Error,
+    leases::{keep_alive_here, lease_here, leases_here},
     node::{Node, wire_identity},
     reads::wait_applied,
     reconciler::answering_now,
@@ -87,6 +88,18 @@ async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> R
         PeerRequest::TransferLeader(to) => {
             leads(node, &core)?;
             transfer(node, &core, to).await
+        }
+        PeerRequest::KeepAlive(id) => {
+            leads(node, &core)?;
+            keep_alive_here(&core, id, PEER_REQUEST_TIMEOUT).await.map(PeerResponse::KeptAlive)
+        }
+        PeerRequest::Lease { id, keys_max } => {
+            leads(node, &core)?;
+            lease_here(&core, id, keys_max as usize, PEER_REQUEST_TIMEOUT).await.map(PeerResponse::Lease)
+        }
+        PeerRequest::Leases { after, limit } => {
+            leads(node, &core)?;
+            leases_here(&core, after, limit, PEER_REQUEST_TIMEOUT).await.map(PeerResponse::Leases)
         }
         PeerRequest::StateHash => Ok(PeerResponse::StateHash(state_hash(&core))),
         PeerRequest::Changes(request) => {

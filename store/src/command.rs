@@ -17,7 +17,7 @@ pub const KEY_BYTES_MAX: usize = 4096;
 pub const VALUE_BYTES_CEILING: usize = 8 * 1024 * 1024;
 /// Default limit of a value, in bytes.
 pub const VALUE_BYTES_DEFAULT: usize = 1536 * 1024;
-/// Most operations of one branch of a transaction.
+/// Most operations of one branch of a transaction; it may grant as many leases beside them.
 pub const TXN_OPERATIONS_MAX: usize = 128;
 /// Largest transaction, in bytes of keys and values.
 pub const TXN_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -49,6 +49,14 @@ pub enum Command {
     SetClusterId(u64),
     /// Forgets history below a revision.
     Compact(u64),
+    /// Ends leases whose time is over, with all their keys, in one revision; those that are gone already are passed over.
+    /// When the keys of all do not fit one revision only the first of them end, and the outcome says which.
+    ExpireLeases {
+        /// The leases, [`EXPIRE_LEASES_MAX`](crate::lease::EXPIRE_LEASES_MAX) at most.
+        ids: Vec<u64>,
+        /// Term in which the leader decided it. Refused when the log entry is of another one.
+        term: u64,
+    },
 }
 
 /// Compare, then or else: all or nothing, at one revision.
@@ -112,7 +120,7 @@ pub enum TxnOp {
         value: Bytes,
         /// Content type to store.
         content_type: Option<String>,
-        /// Lease to attach to, 0 = none.
+        /// Lease to attach to, 0 = none; detaches the key from the one that it had.
         lease: u64,
         /// Answer the replaced record.
         prev: bool,
@@ -135,6 +143,18 @@ pub enum TxnOp {
     },
     /// Deletes a range.
     DeleteRange(KeyRange),
+    /// Grants a lease, to which later operations can attach keys. By itself it uses no revision.
+    GrantLease {
+        /// Its id, 1..=[`LEASE_ID_MAX`](crate::lease::LEASE_ID_MAX); refused where it is taken.
+        id: u64,
+        /// Its time to live, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// Ends a lease, and deletes all keys that are attached to it.
+    EndLease {
+        /// The lease; refused where there is none.
+        id: u64,
+    },
 }
 
 impl Txn {

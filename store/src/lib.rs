@@ -5,6 +5,7 @@
 //! | [`raft_types`] | the types that openraft is instantiated with |
 //! | [`command`], [`outcome`] | every change of replicated state, and what it answers |
 //! | [`dedupe`] | idempotency keys: the kept outcomes of changes that may be sent again |
+//! | [`lease`] | what a lease is, and its limits |
 //! | [`record`], [`member`] | one key's value with its revisions; one member of the cluster |
 //! | [`codec`] | the one place that encodes and decodes bytes on disk and on the wire |
 //! | [`fs`] | the seam below which files are real or simulated |
@@ -30,6 +31,7 @@ pub mod entropy;
 pub mod error;
 pub mod fs;
 pub mod identity;
+pub mod lease;
 pub mod log;
 pub mod member;
 pub mod mutants;

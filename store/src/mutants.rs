@@ -56,6 +56,10 @@ pub enum Mutant {
     WatchEventDoubled,
     /// A watch says that everything up to the next revision was sent.
     WatchProgressAhead,
+    /// A snapshot lacks the leases.
+    SnapshotWithoutLeases,
+    /// A node ends leases by its own clock whether it leads or not, and counts them from when they were granted.
+    LeaseEndedByFollowerClock,
 }
 
 /// Whether this process runs with `mutant`.
@@ -87,6 +91,8 @@ mod catalogue {
         Snapshot,
         /// A watch tells every change once, in order.
         Watch,
+        /// No lease ends early.
+        Lease,
     }
 
     impl fmt::Display for Class {
@@ -97,6 +103,7 @@ mod catalogue {
                 Self::Apply => "apply",
                 Self::Snapshot => "snapshot",
                 Self::Watch => "watch",
+                Self::Lease => "lease",
             })
         }
     }
@@ -124,7 +131,7 @@ mod catalogue {
 
     impl Mutant {
         /// Every mutant.
-        pub const ALL: [Self; 23] = [
+        pub const ALL: [Self; 25] = [
             Self::LocalRead,
             Self::ReadIndexWithoutQuorum,
             Self::ReadWithoutApply,
@@ -148,10 +155,12 @@ mod catalogue {
             Self::WatchEventLost,
             Self::WatchEventDoubled,
             Self::WatchProgressAhead,
+            Self::SnapshotWithoutLeases,
+            Self::LeaseEndedByFollowerClock,
         ];
 
         fn facts(self) -> (&'static str, Class, &'static [&'static str]) {
-            use Class::{Apply, Durability, Reads, Snapshot, Watch};
+            use Class::{Apply, Durability, Lease, Reads, Snapshot, Watch};
             const CLIENTS: &[&str] = &["linearizability", "bank"];
             // A node that cannot start, or stops, although its disk is in order.
             const STOPPED: &str = "node-stopped";
@@ -185,6 +194,8 @@ mod catalogue {
                 Self::WatchEventLost => ("watch-event-lost", Watch, WATCH_TESTS),
                 Self::WatchEventDoubled => ("watch-event-doubled", Watch, WATCH_TESTS),
                 Self::WatchProgressAhead => ("watch-progress-ahead", Watch, WATCH_TESTS),
+                Self::SnapshotWithoutLeases => ("snapshot-without-leases", Snapshot, &["state-hash", STOPPED]),
+                Self::LeaseEndedByFollowerClock => ("lease-ended-by-follower-clock", Lease, &["lease"]),
             }
         }
 

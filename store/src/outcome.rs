@@ -18,6 +18,13 @@ pub enum Outcome {
     Txn(TxnOutcome),
     /// A directory or configuration command was carried out.
     Done,
+    /// Leases whose time was over ended.
+    LeasesExpired {
+        /// Revision of the change, or the store's revision when no key was attached.
+        revision: u64,
+        /// Those that ended. Of the others, some may have to be named again.
+        ended: Vec<u64>,
+    },
     /// Refused at apply; nothing was changed.
     Refused(Refusal),
     /// The change was sent before, under the same idempotency key: what came of it then. Nothing was changed now.
@@ -58,6 +65,28 @@ pub enum OpResult {
         /// The removed record, where asked for.
         prev: Option<Record>,
     },
+    /// GrantLease.
+    LeaseGranted {
+        /// Its id.
+        id: u64,
+        /// Its time to live, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// EndLease.
+    LeaseEnded {
+        /// Keys removed.
+        deleted: u64,
+    },
+}
+
+impl OpResult {
+    /// The lease that it granted.
+    pub fn granted_lease(&self) -> Option<u64> {
+        match self {
+            Self::LeaseGranted { id, .. } => Some(*id),
+            Self::Put { .. } | Self::Get(_) | Self::List(_) | Self::Delete { .. } | Self::LeaseEnded { .. } => None,
+        }
+    }
 }
 
 /// One of the two lists of operations of a transaction.
@@ -93,6 +122,30 @@ pub enum Refusal {
         operation: u32,
         /// Which limit, and what to do.
         reason: String,
+    },
+    /// An operation names a lease that does not exist; `operation` counts from 0.
+    #[error("{branch}[{operation}]: there is no lease {lease}: it ended, or was never granted")]
+    NoSuchLease {
+        /// In which branch.
+        branch: Branch,
+        /// Which operation.
+        operation: u32,
+        /// The lease.
+        lease: u64,
+    },
+    /// A lease has the id already.
+    #[error("there is a lease {0} already")]
+    LeaseTaken(u64),
+    /// No room for another lease.
+    #[error("there are {} leases, the most there can be", crate::lease::LEASES_MAX)]
+    TooManyLeases,
+    /// The leader that decided it no longer led when it came into the log.
+    #[error("decided in term {decided}, the log entry is of term {entry}")]
+    OtherTerm {
+        /// Term of the decision.
+        decided: u64,
+        /// Term of the entry.
+        entry: u64,
     },
     /// A live member has the name.
     #[error("the name {0} is taken by another member")]

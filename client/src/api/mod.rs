@@ -4,9 +4,16 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod coordination;
+mod lease;
 mod txn;
 mod watch;
 
+pub use coordination::{
+    CampaignAnswer, CampaignRequest, ElectionStatus, Leader, LockAnswer, LockHolder, LockRequest, LockStatus,
+    RegisterRequest, Registration, RegistryAnswer, ReleaseAnswer, RenewRequest, UnregisterAnswer,
+};
+pub use lease::{LeaseAnswer, LeaseItem, LeaseListAnswer, LeaseRequest, LeaseStatusAnswer, Ttl};
 pub use txn::{
     Compare, CompareOp, CompareTarget, SortOrder, TXN_OPERATIONS_MAX, TxnAnswer, TxnDelete, TxnGet, TxnList, TxnOp,
     TxnPut, TxnRange, TxnRequest, TxnResult,
@@ -22,6 +29,9 @@ pub struct PutAnswer {
     pub create_revision: u64,
     /// Changes since creation.
     pub version: u64,
+    /// Lease that the key is attached to now, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<u64>,
     /// The replaced record, when `prev=true` was asked for and there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prev: Option<Item>,
@@ -265,6 +275,8 @@ pub enum Code {
     InvalidArgument,
     /// 404: no such key.
     KeyNotFound,
+    /// 404: no such lease: it ended, or was never granted.
+    LeaseNotFound,
     /// 404: no such route, member or resource.
     NotFound,
     /// 405.
@@ -289,6 +301,8 @@ pub enum Code {
     ClusterMismatch,
     /// 409: the lock is held.
     LockHeld,
+    /// 409: the token does not hold the lock, or does not lead; nothing was changed.
+    NotHolder,
     /// 429: too much in flight; nothing was changed.
     Overloaded,
     /// 503: no leader is known or reachable; nothing was changed.
@@ -310,9 +324,14 @@ impl Code {
     pub fn status(self) -> u16 {
         match self {
             Self::InvalidArgument => 400,
-            Self::KeyNotFound | Self::NotFound => 404,
+            Self::KeyNotFound | Self::LeaseNotFound | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
-            Self::NameTaken | Self::HasData | Self::LastMember | Self::ClusterMismatch | Self::LockHeld => 409,
+            Self::NameTaken
+            | Self::HasData
+            | Self::LastMember
+            | Self::ClusterMismatch
+            | Self::LockHeld
+            | Self::NotHolder => 409,
             Self::Compacted => 410,
             Self::IdempotencyMismatch => 422,
             Self::PreconditionFailed => 412,
@@ -329,6 +348,7 @@ impl Code {
         match self {
             Self::InvalidArgument => "Invalid argument",
             Self::KeyNotFound => "Key not found",
+            Self::LeaseNotFound => "Lease not found",
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "Method not allowed",
             Self::PreconditionFailed => "Precondition failed",
@@ -341,6 +361,7 @@ impl Code {
             Self::LastMember => "Last member",
             Self::ClusterMismatch => "Cluster mismatch",
             Self::LockHeld => "Lock held",
+            Self::NotHolder => "Not the holder",
             Self::Overloaded => "Overloaded",
             Self::NoLeader => "No leader",
             Self::NotInCluster => "Not in a cluster",

@@ -7,8 +7,10 @@ use std::pin::pin;
 use clap::{Args, Subcommand};
 use futures_util::stream::TryStreamExt as _;
 use hexkv_client::Error;
-use hexkv_client::api::{DeleteAnswer, Item};
-use hexkv_client::kv::{Condition, Consistency, DeleteOptions, KeyRange, ListOptions, Order, PutOptions, ReadOptions};
+use hexkv_client::api::{DeleteAnswer, Item, Ttl};
+use hexkv_client::kv::{
+    Condition, Consistency, DeleteOptions, KeyRange, ListOptions, Order, PutLease, PutOptions, ReadOptions,
+};
 
 use super::output::{self, Output};
 use super::{Failure, Global, TIMEOUT};
@@ -81,6 +83,12 @@ pub struct Put {
     /// Only when the key does not exist
     #[arg(long)]
     if_none_match: bool,
+    /// Attach the key to this lease, with which it goes
+    #[arg(long, value_name = "ID", conflicts_with = "ttl")]
+    lease: Option<u64>,
+    /// Grant a lease that lives so long, and attach the key to it
+    #[arg(long, value_name = "DURATION")]
+    ttl: Option<Ttl>,
 }
 
 #[derive(Debug, Args)]
@@ -182,11 +190,15 @@ async fn put(global: &Global, arguments: Put) -> Result<(), Failure> {
         (None, true) => Some(Condition::Absent),
         (None, false) => None,
     };
-    let options = PutOptions { content_type: arguments.content_type, condition, ..PutOptions::default() };
+    let lease = arguments.lease.map(PutLease::Id).or(arguments.ttl.map(PutLease::Ttl));
+    let options = PutOptions { content_type: arguments.content_type, condition, lease, ..PutOptions::default() };
     let answer = global.client(TIMEOUT)?.put(&arguments.key, value, &options).await?;
     match global.output {
         Output::Json => output::json(&answer),
-        Output::Table => output::line(&format!("revision {}, version {}", answer.revision, answer.version)),
+        Output::Table => {
+            let lease = answer.lease.map(|id| format!(", lease {id}")).unwrap_or_default();
+            output::line(&format!("revision {}, version {}{lease}", answer.revision, answer.version))
+        }
     }
 }
 

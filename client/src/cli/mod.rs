@@ -3,9 +3,12 @@
 mod bench;
 mod cluster;
 mod failure;
+mod hold;
 mod kv;
+mod lease;
 mod local_cluster;
 mod output;
+mod registry;
 mod txn;
 mod watch;
 
@@ -100,6 +103,15 @@ enum Verb {
     },
     /// Does several operations at one revision, or none
     Txn(txn::Arguments),
+    /// Grants leases, keeps them alive and ends them: a key put with one goes when it ends
+    #[command(subcommand)]
+    Lease(lease::Verb),
+    /// Runs a command while it holds a lock
+    Lock(hold::LockArguments),
+    /// Runs a command while it leads
+    Elect(hold::ElectArguments),
+    #[command(flatten)]
+    Registry(registry::Verb),
     #[command(flatten)]
     Members(cluster::Verb),
     /// Measures throughput and latency: keep-alive connections, each sends its next request when the last is answered
@@ -119,6 +131,10 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Verb::Watch(arguments) => watch::run(&global, arguments).await,
         Verb::Compact { revision } => watch::compact(&global, revision).await,
         Verb::Txn(arguments) => txn::run(&global, arguments).await,
+        Verb::Lease(verb) => lease::run(&global, verb).await,
+        Verb::Lock(arguments) => hold::lock(&global, arguments).await,
+        Verb::Elect(arguments) => hold::elect(&global, arguments).await,
+        Verb::Registry(verb) => registry::run(&global, verb).await,
         Verb::Members(verb) => cluster::run(&global, verb).await,
         Verb::Bench(arguments) => bench::run(&global, arguments).await,
         Verb::Cluster(arguments) => local_cluster::run(&global, arguments).await,

@@ -7,4 +7,5 @@ mod cli;
 mod cluster;
 mod fake;
 mod kv;
+mod leases;
 mod retries;

@@ -5,23 +5,15 @@ use axum::{
     extract::Request,
     http::{HeaderValue, Response, header},
     middleware::Next,
-    response::IntoResponse,
 };
 
-use crate::error::Error;
-
-/// Refuses a request with both lengths. The answer to a chunked request is the last one on its connection, because
-/// hyper drops a Content-Length that comes after Transfer-Encoding before it can be seen here.
+/// Makes the answer to a chunked request the last one on its connection. hyper drops a Content-Length beside
+/// Transfer-Encoding before it can be seen here, so whatever follows such a request may be a part of it to others.
 pub async fn unambiguous(request: Request, next: Next) -> Response<Body> {
-    let headers = request.headers();
-    if !headers.contains_key(header::TRANSFER_ENCODING) {
-        return next.run(request).await;
+    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let mut response = next.run(request).await;
+    if chunked {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let mut response = if headers.contains_key(header::CONTENT_LENGTH) {
-        Error::invalid("the request has Content-Length and Transfer-Encoding; send one of them").into_response()
-    } else {
-        next.run(request).await
-    };
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

@@ -10,9 +10,10 @@ use axum::{
     response::IntoResponse,
 };
 use bytes::Bytes;
-use hexkv_client::api::{Code, DeleteAnswer, PutAnswer};
+use hexkv_client::api::{Code, DeleteAnswer, PutAnswer, Ttl};
 use hexkv_store::{
     command::{Command, Compare, Txn, TxnOp},
+    lease,
     outcome::{OpResult, Outcome, TxnOutcome},
     record::{ListRequest, Record},
 };
@@ -21,12 +22,13 @@ use serde::Deserialize;
 use super::{
     held,
     idempotency::{ChangeRequest, mark_replay},
+    lease::ttl_ms,
     listing,
     long_poll::{Polled, WAIT_DEFAULT, poll},
     record::{Cursor, item},
     request::{
-        announced_bytes, check_content_type, check_range_is_named, condition, duration, key, list_limit, parse_etag,
-        query, range, value,
+        announced_bytes, check_content_type, check_lease, check_range_is_named, condition, duration, key, list_limit,
+        parse_etag, query, range, value,
     },
 };
 use crate::{
@@ -89,6 +91,32 @@ impl GetQuery {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct PutQuery {
+    #[serde(default)]
+    prev: bool,
+    lease: Option<u64>,
+    ttl: Option<Ttl>,
+    #[serde(default, deserialize_with = "duration")]
+    timeout: Option<Duration>,
+}
+
+impl PutQuery {
+    /// The lease to attach to, 0 = none, and the operation that grants it where that is asked for.
+    fn lease(&self) -> Result<(u64, Option<TxnOp>), Error> {
+        check_lease(self.lease)?;
+        match (self.lease, self.ttl) {
+            (Some(_), Some(_)) => Err(Error::invalid("give lease or ttl, not both: ttl grants a lease of its own")),
+            (lease, None) => Ok((lease.unwrap_or(0), None)),
+            (None, Some(ttl)) => {
+                let id = lease::random_id();
+                Ok((id, Some(TxnOp::GrantLease { id, ttl_ms: ttl_ms(ttl)? })))
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ChangeQuery {
     #[serde(default)]
     prev: bool,
@@ -146,7 +174,8 @@ pub async fn get_key(State(node): State<Arc<Node>>, request: Request) -> Answer 
 
 /// `PUT /api/kv/{key}`: the body becomes the value.
 pub async fn put_key(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<ChangeQuery>(request.uri())?);
+    let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<PutQuery>(request.uri())?);
+    let (lease, grant) = q.lease()?;
     let condition = condition(request.headers())?;
     let content_type = content_type(request.headers())?;
     let body_bytes_max = announced_bytes(request.headers()).unwrap_or(usize::MAX).min(node.config.value_bytes_max);
@@ -155,13 +184,17 @@ pub async fn put_key(State(node): State<Arc<Node>>, request: Request) -> Answer 
     let asked = ChangeRequest::of(&request, patience)?;
     let value = value(request.into_body(), node.config.value_bytes_max, patience).await?;
     let context = asked.with_body(&value);
-    let put = TxnOp::Put { key: key.clone(), value, content_type, lease: 0, prev: q.prev };
-    let (outcome, replayed) = change(&node, &key, condition, put, &context).await?;
-    match outcome.results.into_iter().next() {
+    let put = TxnOp::Put { key: key.clone(), value, content_type, lease, prev: q.prev };
+    let operations = grant.into_iter().chain([put]).collect();
+    let (outcome, replayed) = change(&node, &key, condition, operations, &context).await?;
+    let granted = outcome.results.iter().find_map(OpResult::granted_lease);
+    match outcome.results.into_iter().last() {
         Some(OpResult::Put { create_revision, version, prev }) => {
             let prev = prev.map(|record| item(&key, &record, true));
+            // A replay's lease is the one that was granted then.
+            let lease = granted.or((lease != 0).then_some(lease));
             let mut response =
-                Json(PutAnswer { revision: outcome.revision, create_revision, version, prev }).into_response();
+                Json(PutAnswer { revision: outcome.revision, create_revision, version, lease, prev }).into_response();
             response.headers_mut().insert(header::ETAG, etag(outcome.revision));
             mark_replay(&mut response, replayed);
             Ok(response)
@@ -176,7 +209,7 @@ pub async fn delete_key(State(node): State<Arc<Node>>, request: Request) -> Answ
     let condition = condition(request.headers())?;
     let context = change_without_body(&node, &request, q.timeout)?;
     let delete = TxnOp::Delete { key: key.clone(), prev: q.prev };
-    let (outcome, replayed) = change(&node, &key, condition, delete, &context).await?;
+    let (outcome, replayed) = change(&node, &key, condition, vec![delete], &context).await?;
     match outcome.results.into_iter().next() {
         Some(OpResult::Delete { deleted, prev }) => {
             let prev = prev.map(|record| item(&key, &record, true));
@@ -193,18 +226,18 @@ pub async fn empty_key() -> Answer {
     Err(Error::invalid("the key is empty; a key has at least one byte (to list keys: GET /api/kv?prefix=)"))
 }
 
-/// One operation on `key`, under a condition. 412 carries the key's current ETag.
+/// Operations on `key`, under a condition. 412 carries the key's current ETag.
 async fn change(
     node: &Node,
     key: &Bytes,
     condition: Option<(hexkv_store::command::CompareTarget, hexkv_store::command::CompareOp)>,
-    op: TxnOp,
+    success: Vec<TxnOp>,
     context: &ChangeContext,
 ) -> Result<(TxnOutcome, bool), Error> {
     let conditional = condition.is_some();
     let compare = condition.map(|(target, op)| Compare { key: key.clone(), target, op }).into_iter().collect();
     let failure = if conditional { vec![TxnOp::Get { key: key.clone(), keys_only: true }] } else { Vec::new() };
-    let command = Command::Txn(Txn { compare, success: vec![op], failure });
+    let command = Command::Txn(Txn { compare, success, failure });
     let (outcome, replayed) = propose_txn(node, &command, context).await?;
     if outcome.succeeded {
         return Ok((outcome, replayed));
@@ -235,9 +268,11 @@ pub(super) async fn propose_txn(
     let changed = node.propose_change(command, context).await?;
     match changed.outcome {
         Outcome::Txn(outcome) => Ok((outcome, changed.replayed)),
-        other @ (Outcome::None | Outcome::Done | Outcome::Refused(_) | Outcome::Replayed(_)) => {
-            Err(Error::new(Code::Internal, format!("unexpected outcome {other:?}")))
-        }
+        other @ (Outcome::None
+        | Outcome::Done
+        | Outcome::LeasesExpired { .. }
+        | Outcome::Refused(_)
+        | Outcome::Replayed(_)) => Err(Error::new(Code::Internal, format!("unexpected outcome {other:?}"))),
     }
 }
 

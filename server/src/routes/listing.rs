@@ -34,14 +34,16 @@ struct Page {
 }
 
 impl Page {
-    fn encode(&self, at: usize, out: &mut Vec<u8>) {
+    fn encode(&self, at: usize, with_value: bool, out: &mut Vec<u8>) {
         out.extend_from_slice(if at == 0 { b"" } else { b"," });
         let KeyRecord { key, record } = &self.items[at];
-        serde_json::to_writer(out, &item(key, record, self.with_values)).expect("an item is plain data");
+        serde_json::to_writer(out, &item(key, record, with_value)).expect("an item is plain data");
     }
 }
 
 const HEAD: &[u8] = b"{\"items\":[";
+/// What a value adds to an item besides itself in base64.
+const VALUE_FIELD: &[u8] = b"\"value\":\"\",";
 
 /// Answers `page` of the listing `wanted`.
 ///
@@ -62,14 +64,18 @@ pub fn answer(node: &Node, wanted: &ListRequest, page: ListPage) -> Result<Respo
     Ok(response)
 }
 
-/// Length of the whole answer, in bytes: each item is encoded once to be measured.
+/// Length of the whole answer, in bytes: each item is encoded to be measured, without its value, whose length is known.
 fn length(page: &Page) -> u64 {
     let mut scratch = Vec::new();
     let mut length = (HEAD.len() + page.tail.len()) as u64;
     for at in 0..page.items.len() {
         scratch.clear();
-        page.encode(at, &mut scratch);
+        page.encode(at, false, &mut scratch);
         length += scratch.len() as u64;
+        if page.with_values {
+            let base64 = page.items[at].record.value.len().div_ceil(3) * 4;
+            length += (VALUE_FIELD.len() + base64) as u64;
+        }
     }
     length
 }
@@ -84,7 +90,7 @@ impl Rest {
             piece.extend_from_slice(HEAD);
         }
         while self.at < self.page.items.len() && piece.len() < PIECE_BYTES {
-            self.page.encode(self.at, &mut piece);
+            self.page.encode(self.at, self.page.with_values, &mut piece);
             self.at += 1;
         }
         if self.at == self.page.items.len() {

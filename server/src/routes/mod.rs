@@ -15,14 +15,19 @@ use crate::{error::Error, node::Node};
 
 mod cluster;
 mod compact;
+mod coordination;
+mod election;
 mod framing;
 mod health;
 mod held;
 pub mod idempotency;
 mod kv;
+mod lease;
 mod listing;
+mod lock;
 mod long_poll;
 pub(crate) mod record;
+mod registry;
 mod request;
 mod txn;
 mod watch;
@@ -37,8 +42,17 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/api/kv", get(kv::list).delete(kv::delete_range))
         .route("/api/kv/", get(kv::empty_key).put(kv::empty_key).delete(kv::empty_key))
         .route("/api/txn", post(txn::transact))
+        .route("/api/locks/{name}", get(lock::status).post(lock::acquire).delete(lock::release))
+        .route("/api/locks/{name}/renew", post(lock::renew))
+        .route("/api/elections/{name}", get(election::observe).post(election::campaign).delete(election::resign))
+        .route("/api/elections/{name}/renew", post(election::renew))
+        .route("/api/registry", get(registry::list))
+        .route("/api/registry/{name}", get(registry::find).put(registry::register).delete(registry::remove))
         .route("/api/watch", get(watch::watch))
         .route("/api/compact", post(compact::compact))
+        .route("/api/leases", get(lease::list).post(lease::grant))
+        .route("/api/leases/{id}", get(lease::show).delete(lease::revoke))
+        .route("/api/leases/{id}/keepalive", post(lease::keep_alive))
         .route("/api/cluster/status", get(cluster::status))
         .route("/api/cluster/members", get(cluster::members))
         .route("/api/cluster/members/{name}", delete(cluster::remove_member))

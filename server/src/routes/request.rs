@@ -17,7 +17,7 @@ use hexkv_store::{
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-use crate::error::Error;
+use crate::{coordination::RESERVED, error::Error};
 
 /// Largest body of requests that carry no user data, in bytes.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -74,6 +74,14 @@ pub fn check_key(key: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses a lease that stands for none.
+pub fn check_lease(lease: Option<u64>) -> Result<(), Error> {
+    if lease == Some(0) {
+        return Err(Error::invalid("there is no lease 0; leave lease out to attach the key to none"));
+    }
+    Ok(())
+}
+
 /// How many items a page may have.
 pub fn list_limit(limit: Option<u32>) -> Result<u32, Error> {
     match limit.unwrap_or(LIST_LIMIT_DEFAULT) {
@@ -107,6 +115,8 @@ pub fn range(prefix: Option<&str>, start: Option<&str>, end: Option<&str>) -> Re
             check_key(bound)?;
         }
     }
+    // What the server keeps for itself lies behind all keys.
+    let range = KeyRange { end: range.end.or(Some(Bytes::from_static(&[RESERVED]))), ..range };
     if range.end.as_ref().is_some_and(|end| *end < range.start) {
         return Err(Error::invalid("end comes before start"));
     }

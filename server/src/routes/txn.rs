@@ -1,6 +1,6 @@
 //! `/api/txn`: several operations, all or nothing at one revision.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -13,21 +13,23 @@ use bytes::Bytes;
 use hexkv_client::api::{self, Code, DeleteAnswer, PutAnswer, SortOrder, TxnAnswer, TxnRequest, TxnResult};
 use hexkv_store::{
     command::{Command, Compare, CompareOp, CompareTarget, TXN_BYTES_MAX, Txn, TxnOp},
-    outcome::{Branch, OpResult, TxnOutcome},
+    lease,
+    outcome::{Branch, OpResult, Outcome, Refusal, TxnOutcome},
     record::ListRequest,
 };
 use serde::Deserialize;
 
 use super::{
     idempotency::{ChangeRequest, mark_replay},
-    kv::{propose_txn, unexpected},
+    kv::unexpected,
+    lease::ttl_ms,
     record::{item, list_answer},
     request::{
-        announced_bytes, check_content_type, check_key, check_range_is_named, duration, json_with_body, list_limit,
-        query, range,
+        announced_bytes, check_content_type, check_key, check_lease, check_range_is_named, duration, json_with_body,
+        list_limit, query, range,
     },
 };
-use crate::{error::Error, node::Node};
+use crate::{error::Error, node::Node, proposals::Changed};
 
 /// Largest body, in bytes: [`TXN_BYTES_MAX`] in base64 is 10.7 MiB, the rest is for JSON.
 const TXN_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -51,9 +53,14 @@ pub async fn transact(State(node): State<Arc<Node>>, request: Request) -> Result
     drop(body);
     let txn = Decoder::new(node.config.value_bytes_max).txn(wanted)?;
     let command = Command::Txn(txn);
-    let (outcome, replayed) = propose_txn(&node, &command, &context).await?;
+    let Changed { outcome, replayed } = node.propose_change_any(&command, &context).await?;
     drop(room);
     let Command::Txn(txn) = command else { unreachable!("it was made a transaction above") };
+    let outcome = match outcome {
+        Outcome::Txn(outcome) => outcome,
+        Outcome::Refused(refusal) => return Err(Error { replayed, ..as_written(&txn, refusal).into() }),
+        other => return Err(Error::new(Code::Internal, format!("unexpected outcome {other:?}"))),
+    };
     let mut response = Json(answer(&txn, outcome)?).into_response();
     mark_replay(&mut response, replayed);
     Ok(response)
@@ -83,7 +90,12 @@ impl Decoder {
             [(Branch::Success, wanted.success, &mut txn.success), (Branch::Failure, wanted.failure, &mut txn.failure)]
         {
             for (at, op) in from.into_iter().enumerate() {
-                to.push(self.operation(op).map_err(|e| at_place(branch, at, e))?);
+                let grant = granted(&op).map_err(|e| at_place(branch, at, e))?;
+                let mut op = self.operation(op).map_err(|e| at_place(branch, at, e))?;
+                if let (Some(TxnOp::GrantLease { id, .. }), TxnOp::Put { lease, .. }) = (&grant, &mut op) {
+                    *lease = *id;
+                }
+                to.extend(grant.into_iter().chain([op]));
             }
         }
         Ok(txn)
@@ -129,7 +141,8 @@ impl Decoder {
                     check_content_type(content_type)?;
                     self.count(content_type.len())?;
                 }
-                TxnOp::Put { key, value: put.value, content_type: put.content_type, lease: 0, prev: put.prev }
+                let lease = put.lease.unwrap_or(0);
+                TxnOp::Put { key, value: put.value, content_type: put.content_type, lease, prev: put.prev }
             }
             api::TxnOp::Get(get) => TxnOp::Get { key: self.key(get.key)?, keys_only: get.keys_only },
             api::TxnOp::List(list) => {
@@ -183,6 +196,35 @@ impl Decoder {
     }
 }
 
+/// The grant that a put with a time to live needs before it.
+fn granted(op: &api::TxnOp) -> Result<Option<TxnOp>, Error> {
+    let api::TxnOp::Put(put) = op else { return Ok(None) };
+    check_lease(put.lease)?;
+    let grant = |ttl| Ok(TxnOp::GrantLease { id: lease::random_id(), ttl_ms: ttl_ms(ttl)? });
+    put.ttl.map(grant).transpose()
+}
+
+/// `refusal` with the place of the operation in the body, where grants do not count.
+fn as_written(txn: &Txn, refusal: Refusal) -> Refusal {
+    let place = |branch: Branch, operation: u32| {
+        let operations = match branch {
+            Branch::Success => &txn.success,
+            Branch::Failure => &txn.failure,
+        };
+        let before = operations.iter().take(operation as usize);
+        operation - before.filter(|op| matches!(op, TxnOp::GrantLease { .. })).count() as u32
+    };
+    match refusal {
+        Refusal::Limit { branch, operation, reason } => {
+            Refusal::Limit { branch, operation: place(branch, operation), reason }
+        }
+        Refusal::NoSuchLease { branch, operation, lease } => {
+            Refusal::NoSuchLease { branch, operation: place(branch, operation), lease }
+        }
+        other => other,
+    }
+}
+
 /// Names the place in the body that `error` is about.
 fn at_place(list: impl fmt::Display, at: usize, error: Error) -> Error {
     Error { detail: format!("{list}[{at}]: {}", error.detail), ..error }
@@ -198,10 +240,15 @@ fn answer(txn: &Txn, outcome: TxnOutcome) -> Result<TxnAnswer, Error> {
             format!("{} results for {} operations", results.len(), operations.len()),
         ));
     }
-    let results = operations.iter().zip(results).map(|(op, result)| match (op, result) {
-        (TxnOp::Put { key, .. }, OpResult::Put { create_revision, version, prev }) => {
+    // What a replay grants was granted then, under another id than the one proposed now.
+    let granted: HashMap<u64, u64> = operations.iter().zip(&results).filter_map(granted_as).collect();
+    // A grant is part of the put that follows.
+    let asked = |(op, _): &(&TxnOp, OpResult)| !matches!(op, TxnOp::GrantLease { .. });
+    let results = operations.iter().zip(results).filter(asked).map(|(op, result)| match (op, result) {
+        (TxnOp::Put { key, lease, .. }, OpResult::Put { create_revision, version, prev }) => {
             let prev = prev.map(|record| item(key, &record, true));
-            Ok(TxnResult::Put(PutAnswer { revision, create_revision, version, prev }))
+            let lease = (*lease != 0).then(|| granted.get(lease).copied().unwrap_or(*lease));
+            Ok(TxnResult::Put(PutAnswer { revision, create_revision, version, lease, prev }))
         }
         (TxnOp::Get { keys_only, .. }, OpResult::Get(found)) => {
             Ok(TxnResult::Get(found.map(|found| item(&found.key, &found.record, !keys_only))))
@@ -215,11 +262,23 @@ fn answer(txn: &Txn, outcome: TxnOutcome) -> Result<TxnAnswer, Error> {
             Ok(TxnResult::Delete(DeleteAnswer { revision, deleted, prev: None }))
         }
         (
-            TxnOp::Put { .. } | TxnOp::Get { .. } | TxnOp::List(_) | TxnOp::Delete { .. } | TxnOp::DeleteRange(_),
+            TxnOp::Put { .. }
+            | TxnOp::Get { .. }
+            | TxnOp::List(_)
+            | TxnOp::Delete { .. }
+            | TxnOp::DeleteRange(_)
+            | TxnOp::GrantLease { .. }
+            | TxnOp::EndLease { .. },
             other,
         ) => Err(unexpected(&Some(other))),
     });
     Ok(TxnAnswer { revision, succeeded, results: results.collect::<Result<_, _>>()? })
+}
+
+/// The id that a grant proposed, with the one that it got.
+fn granted_as((op, result): (&TxnOp, &OpResult)) -> Option<(u64, u64)> {
+    let TxnOp::GrantLease { id, .. } = op else { return None };
+    Some((*id, result.granted_lease()?))
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::{
     change_log::{ChangeRecord, PART_BYTES_MAX},
     dedupe::DedupeEntry,
+    lease::LeaseRecord,
     member::Member,
     raft_types::{LogId, SnapshotMeta},
     record::KeyRecord,
@@ -48,13 +49,17 @@ const KIND_FULL: u32 = 1;
 /// Item kinds. A new one needs a new [`SNAPSHOT_FORMAT_VERSION`].
 pub(super) const ITEM_KEY: u8 = 1;
 pub(super) const ITEM_CHANGE_PART: u8 = 2;
-pub(super) const ITEM_DEDUPE: u8 = 3;
+pub(super) const ITEM_LEASE: u8 = 3;
+pub(super) const ITEM_DEDUPE: u8 = 4;
 
 /// One thing in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotItem {
-    /// A key's record as the scan found it. All of them come before the first change.
+    /// A key's record as the scan found it. All of them come before the first lease and the first change.
     Key(KeyRecord),
+    /// A lease as of the footer's log id. All of them come before the first change. What is attached to it is said by the
+    /// records.
+    Lease(LeaseRecord),
     /// A kept change record; their revisions are consecutive.
     Change(ChangeRecord),
     /// A kept outcome; their log indexes ascend. All of them come after the last change.
@@ -98,6 +103,8 @@ impl Footer {
 pub struct SnapshotCounts {
     /// [`SnapshotItem::Key`] items.
     pub keys: u64,
+    /// [`SnapshotItem::Lease`] items.
+    pub leases: u64,
     /// [`SnapshotItem::Change`] items.
     pub changes: u64,
     /// [`SnapshotItem::Dedupe`] items.

@@ -4,7 +4,8 @@
 //!
 //! 1. note the revision, `scan_start_revision`;
 //! 2. push the current record of every key, as a scan of the moving state finds them;
-//! 3. push *all* kept change records, from the one after `compacted_revision` up to the newest `revision`;
+//! 3. push all leases, as of exactly the newest `revision` and its log id, then *all* kept change records, from the one
+//!    after `compacted_revision` up to that revision;
 //! 4. finish with the log id, membership, state hash and directory of exactly that revision.
 //!
 //! The scan alone is consistent with no revision: each of its records is from somewhere between

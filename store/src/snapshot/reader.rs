@@ -8,7 +8,7 @@ use super::{
     SnapshotFile,
     format::{
         self, CHUNK_BYTES_MAX, CHUNK_HEAD_BYTES, ContentHasher, FOOTER_BYTES_MAX, Footer, HEADER_BYTES, HeaderFault,
-        ITEM_BYTES_MAX, ITEM_CHANGE_PART, ITEM_DEDUPE, ITEM_HEAD_BYTES, ITEM_KEY, SNAPSHOT_FORMAT_VERSION,
+        ITEM_BYTES_MAX, ITEM_CHANGE_PART, ITEM_DEDUPE, ITEM_HEAD_BYTES, ITEM_KEY, ITEM_LEASE, SNAPSHOT_FORMAT_VERSION,
         SnapshotCounts, SnapshotItem, TRAILER_BYTES, Trailer,
     },
 };
@@ -18,6 +18,7 @@ use crate::{
     codec,
     dedupe::DedupeEntry,
     fs::SharedFs,
+    lease::LeaseRecord,
     record::KeyRecord,
 };
 
@@ -26,6 +27,9 @@ use crate::{
 pub trait SnapshotSink {
     /// Puts a record of the scan. A change of the same key may follow.
     fn key(&mut self, record: KeyRecord) -> Result<(), StoreError>;
+
+    /// Puts a lease. What is attached to it follows from the records.
+    fn lease(&mut self, lease: LeaseRecord) -> Result<(), StoreError>;
 
     /// Adds `record` to the history; with `redo` its changes are also to be done over the records of the scan.
     fn change(&mut self, record: ChangeRecord, redo: bool) -> Result<(), StoreError>;
@@ -124,7 +128,7 @@ impl SnapshotReader {
         self.footer.revision + 1 - self.counts.changes
     }
 
-    /// All items in order: the keys, then the changes, then the kept outcomes. The last element is an error unless the whole file is as
+    /// All items in order: keys, leases, changes, kept outcomes. The last element is an error unless the whole file is as
     /// it was written; nothing follows an error.
     pub fn items(&self) -> SnapshotItems {
         SnapshotItems {
@@ -153,6 +157,7 @@ impl SnapshotReader {
         for item in self.items() {
             match item? {
                 SnapshotItem::Key(record) => sink.key(record)?,
+                SnapshotItem::Lease(lease) => sink.lease(lease)?,
                 SnapshotItem::Change(record) => {
                     let redo = record.revision > self.footer.scan_start_revision;
                     sink.change(record, redo)?;
@@ -270,6 +275,11 @@ impl Iterator for SnapshotItems {
 }
 
 impl SnapshotItems {
+    /// Whether something came that follows keys and leases.
+    fn past_the_leases(&self) -> bool {
+        self.changes.is_some() || self.last_dedupe.is_some() || self.assembler.is_incomplete()
+    }
+
     fn next_item(&mut self) -> Result<Option<SnapshotItem>, StoreError> {
         loop {
             let head_bytes = self.fill(ITEM_HEAD_BYTES)?;
@@ -303,11 +313,20 @@ impl SnapshotItems {
             ITEM_KEY => {
                 let record = codec::decode("key record", body, ITEM_BYTES_MAX);
                 let record = record.map_err(|e| self.corrupt(e.to_string()))?;
-                if self.changes.is_some() || self.last_dedupe.is_some() || self.assembler.is_incomplete() {
-                    return Err(self.corrupt("a key after the changes"));
+                if self.seen.leases > 0 || self.past_the_leases() {
+                    return Err(self.corrupt("a key after what follows the keys"));
                 }
                 self.seen.keys += 1;
                 Ok(Some(SnapshotItem::Key(record)))
+            }
+            ITEM_LEASE => {
+                let lease = codec::decode("lease", body, ITEM_BYTES_MAX);
+                let lease = lease.map_err(|e| self.corrupt(e.to_string()))?;
+                if self.past_the_leases() {
+                    return Err(self.corrupt("a lease after what follows the leases"));
+                }
+                self.seen.leases += 1;
+                Ok(Some(SnapshotItem::Lease(lease)))
             }
             ITEM_CHANGE_PART => {
                 if self.last_dedupe.is_some() {

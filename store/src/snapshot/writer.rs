@@ -9,7 +9,7 @@ use super::{
     SnapshotFile,
     format::{
         self, CHUNK_BYTES_MAX, CHUNK_HEAD_BYTES, ContentHasher, FOOTER_BYTES_MAX, Footer, HEADER_BYTES, ITEM_BYTES_MAX,
-        ITEM_CHANGE_PART, ITEM_DEDUPE, ITEM_HEAD_BYTES, ITEM_KEY, SnapshotCounts, SnapshotItem, Trailer,
+        ITEM_CHANGE_PART, ITEM_DEDUPE, ITEM_HEAD_BYTES, ITEM_KEY, ITEM_LEASE, SnapshotCounts, SnapshotItem, Trailer,
     },
 };
 use crate::{
@@ -30,7 +30,7 @@ const SYNC_BYTES: u64 = 16 * 1024 * 1024;
 /// Invariants:
 /// - the file holds the header and whole chunks, `offset` bytes in all, and nothing else;
 /// - `chunk` is room for a chunk's head and fewer than [`CHUNK_BYTES_MAX`] bytes of items;
-/// - keys come before changes, changes before kept outcomes; change revisions are consecutive.
+/// - keys come before leases, these before changes, these before kept outcomes; change revisions are consecutive.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     fs: SharedFs,
@@ -84,10 +84,18 @@ impl SnapshotWriter {
         match item {
             SnapshotItem::Key(record) => {
                 assert!(self.changes.is_none(), "key {:?} after changes {:?}", record.key, self.changes);
+                assert_eq!(self.counts.leases, 0, "key {:?} after leases", record.key);
                 self.item.clear();
                 codec::encode_into(record, &mut self.item);
                 self.push_item(ITEM_KEY)?;
                 self.counts.keys += 1;
+            }
+            SnapshotItem::Lease(record) => {
+                assert!(self.changes.is_none(), "lease {} after changes {:?}", record.id, self.changes);
+                self.item.clear();
+                codec::encode_into(record, &mut self.item);
+                self.push_item(ITEM_LEASE)?;
+                self.counts.leases += 1;
             }
             SnapshotItem::Change(record) => self.push_change(record)?,
             SnapshotItem::Dedupe(entry) => {

@@ -7,13 +7,16 @@ use openraft::EntryPayload;
 use super::{
     Shared,
     dedupe::DedupeChange,
-    evaluate::{Effects, evaluate},
+    evaluate::{Effects, Moment, evaluate},
     hash::StateHash,
+    keys,
+    leases::{LeaseChange, row_changes},
 };
 use crate::{
     Proposal, StoreError,
     change_log::{ChangeRecord, Replaced},
     codec,
+    lease::LeaseRecord,
     outcome::{Outcome, Refusal},
     raft_types::{Entry, StoredMembership},
 };
@@ -36,7 +39,8 @@ impl Shared {
                 }
                 EntryPayload::Normal(proposal) => {
                     meta.time_ms = meta.time_ms.max(proposal.time_ms);
-                    evaluate_once(&live, &proposal, log_id.index, meta.time_ms)?
+                    let moment = Moment { time_ms: meta.time_ms, term: log_id.leader_id.term };
+                    evaluate_once(&live, &proposal, log_id.index, moment)?
                 }
             };
             (effects, dedupe, meta)
@@ -45,8 +49,8 @@ impl Shared {
             meta.revision += 1;
             ChangeRecord { revision: meta.revision, time_ms: meta.time_ms, changes }
         });
-        if let Some(record) = &record {
-            meta.hash = hash_after(meta.hash, record);
+        if record.is_some() || !effects.leases.is_empty() {
+            meta.hash = hash_after(meta.hash, record.as_ref(), &effects.leases);
         }
         meta.hash = hash_after_dedupe(meta.hash, &dedupe);
         if let Some(directory) = effects.directory {
@@ -59,14 +63,28 @@ impl Shared {
         let writer_has_work = {
             let mut live = self.live.write();
             let was_idle = live.overlay.entries() == 0;
-            live.publish(meta, record.map(Arc::new), dedupe);
+            live.publish(meta, record.map(Arc::new), effects.leases.clone(), dedupe);
             was_idle || live.overlay.fills_a_batch()
         };
         // In between it waits for its batch to fill, and need not be woken to look.
         if writer_has_work {
             self.work.notify_one();
         }
+        self.tell_of_leases(&effects.leases);
         Ok(effects.outcome)
+    }
+
+    fn tell_of_leases(&self, changes: &[LeaseChange]) {
+        if changes.is_empty() {
+            return;
+        }
+        let Some(observer) = self.lease_observer.read().clone() else { return };
+        for change in changes {
+            match change.new {
+                Some(lease) => observer.granted(LeaseRecord { id: change.id, lease }),
+                None => observer.ended(change.id),
+            }
+        }
     }
 
     /// Tells everyone what was applied since the last call.
@@ -91,17 +109,17 @@ fn evaluate_once(
     live: &super::Live,
     proposal: &Proposal,
     index: u64,
-    time_ms: u64,
+    moment: Moment,
 ) -> Result<(Effects, DedupeChange), StoreError> {
     match &proposal.idempotency {
-        None => Ok((evaluate_proposal(live, proposal)?, DedupeChange::default())),
-        Some(asked) => live.dedupe.decide(asked, index, time_ms, || evaluate_proposal(live, proposal)),
+        None => Ok((evaluate_proposal(live, proposal, moment)?, DedupeChange::default())),
+        Some(asked) => live.dedupe.decide(asked, index, moment.time_ms, || evaluate_proposal(live, proposal, moment)),
     }
 }
 
-fn evaluate_proposal(live: &super::Live, proposal: &Proposal) -> Result<Effects, StoreError> {
+fn evaluate_proposal(live: &super::Live, proposal: &Proposal, moment: Moment) -> Result<Effects, StoreError> {
     match proposal.command() {
-        Ok(command) => evaluate(live, &command),
+        Ok(command) => evaluate(live, &command, moment),
         Err(error) => Ok(Effects::none(Outcome::Refused(Refusal::Undecodable(error.to_string())))),
     }
 }
@@ -109,22 +127,31 @@ fn evaluate_proposal(live: &super::Live, proposal: &Proposal) -> Result<Effects,
 fn hash_after_dedupe(sum: u128, change: &DedupeChange) -> u128 {
     let mut hash = StateHash::new(sum);
     for entry in &change.removed {
-        hash.remove_dedupe(entry.index, &codec::encode(&**entry));
+        hash.remove_row(&keys::dedupe(entry.index), &codec::encode(&**entry));
     }
     if let Some(entry) = &change.added {
-        hash.add_dedupe(entry.index, &codec::encode(&**entry));
+        hash.add_row(&keys::dedupe(entry.index), &codec::encode(&**entry));
     }
     hash.sum()
 }
 
-fn hash_after(sum: u128, record: &ChangeRecord) -> u128 {
+fn hash_after(sum: u128, record: Option<&ChangeRecord>, leases: &[LeaseChange]) -> u128 {
     let mut hash = StateHash::new(sum);
-    for change in &record.changes {
+    let changes = || record.into_iter().flat_map(|record| &record.changes);
+    for change in changes() {
         if let Replaced::Record(old) = &change.old {
             hash.remove(&change.key, old);
         }
         if let Some(new) = &change.new {
             hash.add(&change.key, new);
+        }
+    }
+    for row in row_changes(leases, changes()) {
+        if let Some(old) = &row.old {
+            hash.remove_row(&row.row, old);
+        }
+        if let Some(new) = &row.new {
+            hash.add_row(&row.row, new);
         }
     }
     hash.sum()

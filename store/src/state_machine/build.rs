@@ -5,7 +5,9 @@ use std::{io, ops::ControlFlow, sync::Arc};
 use bytes::Bytes;
 use openraft::storage::RaftSnapshotBuilder;
 
-use super::{Shared, dedupe::read_rows, generation::Generation, keys, live::CHUNK_KEYS_MAX, merge::decode_record};
+use super::{
+    Shared, dedupe::read_rows, generation::Generation, keys, leases, live::CHUNK_KEYS_MAX, merge::decode_record,
+};
 use crate::{
     StoreError, TypeConfig,
     engine::Span,
@@ -101,18 +103,19 @@ fn read_some(generation: &Generation, span: &Span) -> Result<Vec<KeyRecord>, Sto
     failure.map_or(Ok(records), Err)
 }
 
-/// Appends the kept history and completes the file. None when the generation was replaced.
+/// Appends the leases and the kept history, and completes the file. None when the generation was replaced.
 pub(super) fn finish(shared: &Shared, scanned: Scanned) -> Result<Option<SnapshotFile>, StoreError> {
     let Scanned { generation, start_revision, mut writer } = scanned;
-    let (mut meta, outcomes) = {
+    let (mut meta, leases, outcomes) = {
         let persisted = shared.persisted.lock();
         if shared.live.read().generation.number != generation.number {
             return Ok(None);
         }
         // The log may be purged up to the snapshot: what the engine then loses with the process is in neither.
         generation.engine.flush()?;
-        // Under the lock, because these rows have no history from which the moment could be made again.
-        (persisted.clone(), read_rows(&*generation.engine)?)
+        // Under the lock, because these rows have no history from which the moment could be made again. At most some
+        // 24 MB of leases.
+        (persisted.clone(), leases::records(&*generation.engine)?, read_rows(&*generation.engine)?)
     };
     if mutants::active(Mutant::DoubleApply)
         && let Some(applied) = &mut meta.applied
@@ -121,6 +124,9 @@ pub(super) fn finish(shared: &Shared, scanned: Scanned) -> Result<Option<Snapsho
     }
     if mutants::active(Mutant::SnapshotWithoutMembership) {
         meta.membership = Arc::default();
+    }
+    for record in leases.into_iter().filter(|_| !mutants::active(Mutant::SnapshotWithoutLeases)) {
+        writer.push(&SnapshotItem::Lease(record))?;
     }
     let first = meta.compacted_revision.min(start_revision) + 1;
     for record in generation.history.iter_from(first) {

@@ -93,7 +93,7 @@ impl Directory {
             Command::RemoveMember(node_id) => Some(self.remove_member(*node_id)),
             Command::SetReplicationFactor(value) => Some(self.set_replication_factor(*value)),
             Command::SetClusterId(id) => Some(Ok(self.set_cluster_id(*id))),
-            Command::Txn(_) | Command::Compact(_) => None,
+            Command::Txn(_) | Command::Compact(_) | Command::ExpireLeases { .. } => None,
         }
     }
 

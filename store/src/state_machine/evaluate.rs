@@ -6,19 +6,19 @@ use std::{collections::BTreeMap, ops::ControlFlow};
 use bytes::Bytes;
 
 use super::{
+    checks::{check_limits, holds},
     directory::Directory,
+    leases::{LeaseChange, LeaseFault, Leases, TouchedLeases},
     merge::{Entry, EntryVisit, merge},
     page::{LIST_PAGE_BYTES_MAX, PageBuilder, size_bytes},
 };
 use crate::{
     StoreError,
     change_log::{Change, Replaced},
-    command::{
-        Command, Compare, CompareOp, CompareTarget, KEY_BYTES_MAX, KEY_BYTES_MIN, RANGE_DELETE_KEYS_MAX,
-        REPLACED_BYTES_MAX, TXN_BYTES_MAX, TXN_OPERATIONS_MAX, Txn, TxnOp, VALUE_BYTES_CEILING,
-    },
+    command::{Command, RANGE_DELETE_KEYS_MAX, REPLACED_BYTES_MAX, Txn, TxnOp},
     engine::Span,
     entropy,
+    lease::{EXPIRE_LEASES_MAX, Lease},
     mutants::{self, Mutant},
     outcome::{Branch, OpResult, Outcome, Refusal, TxnOutcome},
     record::{KeyRange, KeyRecord, ListRequest, Record},
@@ -42,6 +42,17 @@ pub(super) trait View {
     fn compacted_revision(&self) -> u64;
     /// Members and settings.
     fn directory(&self) -> &Directory;
+    /// The leases.
+    fn leases(&self) -> &Leases;
+}
+
+/// Where in the log a command stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    /// The log's time, in milliseconds since the Unix epoch.
+    pub(super) time_ms: u64,
+    /// Term of the entry.
+    pub(super) term: u64,
 }
 
 /// What a command does.
@@ -51,6 +62,8 @@ pub(super) struct Effects {
     pub(super) outcome: Outcome,
     /// The changes of the next revision; None when no revision is used.
     pub(super) changes: Option<Vec<Change>>,
+    /// What it makes of leases, by their ids.
+    pub(super) leases: Vec<LeaseChange>,
     /// The new directory, where it differs.
     pub(super) directory: Option<Directory>,
     /// The new compacted revision.
@@ -60,7 +73,7 @@ pub(super) struct Effects {
 impl Effects {
     /// An answer that changes nothing.
     pub(super) fn none(outcome: Outcome) -> Self {
-        Self { outcome, changes: None, directory: None, compacted_revision: None }
+        Self { outcome, changes: None, leases: Vec::new(), directory: None, compacted_revision: None }
     }
 
     /// A refusal, which changes nothing.
@@ -70,7 +83,7 @@ impl Effects {
 }
 
 /// Evaluates `command` at `view`. An error is the view's: nothing is known about the command then.
-pub(super) fn evaluate(view: &impl View, command: &Command) -> Result<Effects, StoreError> {
+pub(super) fn evaluate(view: &impl View, command: &Command, moment: Moment) -> Result<Effects, StoreError> {
     if let Some(result) = view.directory().evaluate(command) {
         return Ok(match result {
             Ok(next) => {
@@ -81,17 +94,26 @@ pub(super) fn evaluate(view: &impl View, command: &Command) -> Result<Effects, S
         });
     }
     match command {
-        Command::Txn(txn) => match Transaction::new(view).run(txn) {
-            Ok(effects) => Ok(effects),
-            Err(Stop::Refused(refusal)) => Ok(Effects::refused(refusal)),
-            Err(Stop::Failed(error)) => Err(error),
-        },
+        Command::Txn(txn) => settled(Transaction::new(view, moment).run(txn)),
+        Command::ExpireLeases { term, .. } if *term != moment.term => {
+            Ok(Effects::refused(Refusal::OtherTerm { decided: *term, entry: moment.term }))
+        }
+        Command::ExpireLeases { ids, .. } => settled(Transaction::new(view, moment).expire(ids)),
         Command::Compact(revision) => Ok(compact(view, *revision)),
         Command::PutMember { .. }
         | Command::LeaveMember(_)
         | Command::RemoveMember(_)
         | Command::SetReplicationFactor(_)
         | Command::SetClusterId(_) => unreachable!("the directory evaluates {command:?}"),
+    }
+}
+
+/// A refusal is an outcome.
+fn settled(result: Result<Effects, Stop>) -> Result<Effects, StoreError> {
+    match result {
+        Ok(effects) => Ok(effects),
+        Err(Stop::Refused(refusal)) => Ok(Effects::refused(refusal)),
+        Err(Stop::Failed(error)) => Err(error),
     }
 }
 
@@ -107,7 +129,7 @@ fn compact(view: &impl View, revision: u64) -> Effects {
 }
 
 /// Why a transaction ends before its end; nothing is changed then.
-enum Stop {
+pub(super) enum Stop {
     Refused(Refusal),
     Failed(StoreError),
 }
@@ -120,10 +142,20 @@ impl From<StoreError> for Stop {
 
 /// Where a transaction stands: a branch, and which operation of it.
 #[derive(Debug, Clone, Copy)]
-struct At(Branch, usize);
+pub(super) struct At(pub(super) Branch, pub(super) usize);
 
-fn limit(At(branch, operation): At, reason: impl Into<String>) -> Stop {
+pub(super) fn limit(At(branch, operation): At, reason: impl Into<String>) -> Stop {
     Stop::Refused(Refusal::Limit { branch, operation: operation as u32, reason: reason.into() })
+}
+
+/// The refusal of operation `at` for what is wrong with a lease.
+fn lease_fault(At(branch, operation): At, fault: LeaseFault) -> Stop {
+    Stop::Refused(match fault {
+        LeaseFault::Missing(lease) => Refusal::NoSuchLease { branch, operation: operation as u32, lease },
+        LeaseFault::Taken(id) => Refusal::LeaseTaken(id),
+        LeaseFault::TooMany => Refusal::TooManyLeases,
+        LeaseFault::Limit(reason) => return limit(At(branch, operation), reason),
+    })
 }
 
 /// A key that the transaction touched.
@@ -138,7 +170,9 @@ struct Touched {
 /// the view; `replaced_bytes` is the size of all records that it took out.
 struct Transaction<'v, V> {
     view: &'v V,
+    moment: Moment,
     touched: BTreeMap<Bytes, Touched>,
+    leases: TouchedLeases,
     /// Some operation wrote or removed a record, so the transaction has a revision.
     mutated: bool,
     replaced_bytes: u64,
@@ -147,8 +181,17 @@ struct Transaction<'v, V> {
 }
 
 impl<'v, V: View> Transaction<'v, V> {
-    fn new(view: &'v V) -> Self {
-        Self { view, touched: BTreeMap::new(), mutated: false, replaced_bytes: 0, deleted_keys: 0, answer_bytes: 0 }
+    fn new(view: &'v V, moment: Moment) -> Self {
+        Self {
+            view,
+            moment,
+            touched: BTreeMap::new(),
+            leases: TouchedLeases::default(),
+            mutated: false,
+            replaced_bytes: 0,
+            deleted_keys: 0,
+            answer_bytes: 0,
+        }
     }
 
     fn run(mut self, txn: &Txn) -> Result<Effects, Stop> {
@@ -164,9 +207,31 @@ impl<'v, V: View> Transaction<'v, V> {
             results.push(self.operation(At(branch, at), operation)?);
         }
         let revision = self.revision();
-        let outcome = Outcome::Txn(TxnOutcome { revision, succeeded, results });
+        Ok(self.into_effects(Outcome::Txn(TxnOutcome { revision, succeeded, results })))
+    }
+
+    /// Ends the first of the leases `ids`, as many as fit one revision. One does, by the limits of a lease.
+    fn expire(mut self, ids: &[u64]) -> Result<Effects, Stop> {
+        let mut ended = Vec::new();
+        for (at, id) in ids.iter().take(EXPIRE_LEASES_MAX).enumerate() {
+            if self.leases.get(self.view.leases(), *id).is_none() {
+                continue;
+            }
+            let (keys, bytes) = self.view.leases().size(*id);
+            if self.deleted_keys + keys > RANGE_DELETE_KEYS_MAX || self.replaced_bytes + bytes > REPLACED_BYTES_MAX {
+                break;
+            }
+            self.end_lease(At(Branch::Success, at), *id)?;
+            ended.push(*id);
+        }
+        let revision = self.revision();
+        Ok(self.into_effects(Outcome::LeasesExpired { revision, ended }))
+    }
+
+    fn into_effects(mut self, outcome: Outcome) -> Effects {
+        let leases = std::mem::take(&mut self.leases).into_changes(self.view.leases());
         let changes = self.mutated.then(|| self.into_changes());
-        Ok(Effects { changes, ..Effects::none(outcome) })
+        Effects { changes, leases, ..Effects::none(outcome) }
     }
 
     /// Revision of the state that an operation would see now.
@@ -179,14 +244,13 @@ impl<'v, V: View> Transaction<'v, V> {
             TxnOp::Put { key, value, content_type, lease, prev } => {
                 let old = self.read(key)?;
                 let revision = self.view.revision() + 1;
-                let chance =
-                    u64::from(mutants::active(Mutant::ChanceInApply) && entropy::random::<u64>().is_multiple_of(8));
+                let chance = mutants::active(Mutant::ChanceInApply) && entropy::random::<u64>().is_multiple_of(8);
                 let new = Record {
                     create_revision: old.as_ref().map_or(revision, |r| r.create_revision),
                     mod_revision: revision,
                     version: old.as_ref().map_or(0, |r| r.version) + 1,
-                    lease: *lease + chance,
-                    content_type: content_type.clone(),
+                    lease: *lease,
+                    content_type: if chance { Some("chance".to_string()) } else { content_type.clone() },
                     value: value.clone(),
                 };
                 let (create_revision, version) = (new.create_revision, new.version);
@@ -210,7 +274,35 @@ impl<'v, V: View> Transaction<'v, V> {
                 Ok(OpResult::Delete { deleted: 1, prev: answer })
             }
             TxnOp::DeleteRange(range) => self.delete_range(at, range),
+            TxnOp::GrantLease { id, ttl_ms } => {
+                let (id, ttl_ms) = (*id, *ttl_ms);
+                let lease = Lease { ttl_ms, granted_ms: self.moment.time_ms };
+                let granted = self.leases.grant(self.view.leases(), id, lease);
+                granted.map(|()| OpResult::LeaseGranted { id, ttl_ms }).map_err(|fault| lease_fault(at, fault))
+            }
+            TxnOp::EndLease { id } => self.end_lease(at, *id).map(|deleted| OpResult::LeaseEnded { deleted }),
         }
+    }
+
+    /// Deletes all keys that are attached to lease `id` now, and ends it. Returns how many keys those were.
+    fn end_lease(&mut self, at: At, id: u64) -> Result<u64, Stop> {
+        let leases = self.view.leases();
+        if self.leases.get(leases, id).is_none() {
+            return Err(lease_fault(at, LeaseFault::Missing(id)));
+        }
+        let untouched = leases.keys(id).filter(|key| !self.touched.contains_key(*key));
+        let attached = |touched: &Touched| touched.new.as_ref().is_some_and(|new| new.lease == id);
+        let touched = self.touched.iter().filter(|(_, touched)| attached(touched)).map(|(key, _)| key);
+        let keys: Vec<Bytes> = untouched.chain(touched).cloned().collect();
+        for key in &keys {
+            let old = self.read(key)?.filter(|old| old.lease == id).ok_or_else(|| StoreError::Decode {
+                what: "lease",
+                reason: format!("key {key:?} should be attached to lease {id}"),
+            })?;
+            self.delete(at, key.clone(), old)?;
+        }
+        self.leases.end(self.view.leases(), id);
+        Ok(keys.len() as u64)
     }
 
     fn list(&mut self, at: At, request: &ListRequest) -> Result<OpResult, Stop> {
@@ -288,6 +380,8 @@ impl<'v, V: View> Transaction<'v, V> {
             let reason = format!("a transaction replaces at most {REPLACED_BYTES_MAX} bytes; make it smaller");
             return Err(limit(at, reason));
         }
+        let followed = self.leases.follow(self.view.leases(), &key, old.as_ref(), new.as_ref());
+        followed.map_err(|fault| lease_fault(at, fault))?;
         self.touched
             .entry(key)
             .and_modify(|touched| touched.new = new.clone())
@@ -360,81 +454,17 @@ impl ListRequest {
     }
 }
 
-/// Whether `compare` holds for `record`.
-fn holds(compare: &Compare, record: Option<&Record>) -> bool {
-    let (attribute, operand) = match &compare.target {
-        CompareTarget::Value(value) => {
-            return record.is_some_and(|record| compare.op.holds(&record.value, value));
-        }
-        CompareTarget::Version(operand) => (record.map(|r| r.version), operand),
-        CompareTarget::CreateRevision(operand) => (record.map(|r| r.create_revision), operand),
-        CompareTarget::ModRevision(operand) => (record.map(|r| r.mod_revision), operand),
-        CompareTarget::Lease(operand) => (record.map(|r| r.lease), operand),
-    };
-    compare.op.holds(&attribute.unwrap_or(0), operand)
-}
-
-impl CompareOp {
-    fn holds<T: Ord>(self, attribute: &T, operand: &T) -> bool {
-        match self {
-            CompareOp::Equal => attribute == operand,
-            CompareOp::NotEqual => attribute != operand,
-            CompareOp::Less => attribute < operand,
-            CompareOp::Greater => attribute > operand,
-        }
-    }
-}
-
-/// Checks everything that can be checked without the state.
-fn check_limits(txn: &Txn) -> Result<(), Stop> {
-    for compare in &txn.compare {
-        if let Some(reason) = key_fault(&compare.key) {
-            return Err(Stop::Refused(Refusal::InvalidArgument(format!("a comparison: {reason}"))));
-        }
-    }
-    let mut bytes = 0;
-    for (branch, operations) in [(Branch::Success, &txn.success), (Branch::Failure, &txn.failure)] {
-        if operations.len() > TXN_OPERATIONS_MAX {
-            let reason = format!("a branch has at most {TXN_OPERATIONS_MAX} operations");
-            return Err(limit(At(branch, TXN_OPERATIONS_MAX), reason));
-        }
-        for (at, operation) in operations.iter().enumerate() {
-            let at = At(branch, at);
-            let (key, value) = match operation {
-                TxnOp::Put { key, value, .. } => (Some(key), value.len()),
-                TxnOp::Get { key, .. } | TxnOp::Delete { key, .. } => (Some(key), 0),
-                TxnOp::List(_) | TxnOp::DeleteRange(_) => (None, 0),
-            };
-            if let Some(reason) = key.and_then(key_fault) {
-                return Err(limit(at, reason));
-            }
-            if value > VALUE_BYTES_CEILING {
-                return Err(limit(at, format!("a value has at most {VALUE_BYTES_CEILING} bytes, this one {value}")));
-            }
-            bytes += key.map_or(0, Bytes::len) + value;
-            if bytes > TXN_BYTES_MAX + KEY_BYTES_MAX {
-                return Err(limit(at, format!("a transaction has at most {TXN_BYTES_MAX} bytes")));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn key_fault(key: &Bytes) -> Option<String> {
-    let len = key.len();
-    (!(KEY_BYTES_MIN..=KEY_BYTES_MAX).contains(&len))
-        .then(|| format!("a key has {KEY_BYTES_MIN}..={KEY_BYTES_MAX} bytes, this one {len}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::TXN_OPERATIONS_MAX;
 
     /// So many keys with values of this size, none of them held anywhere.
     struct Many {
         keys: u64,
         value: Bytes,
         directory: Directory,
+        leases: Leases,
     }
 
     impl Many {
@@ -480,10 +510,16 @@ mod tests {
         fn directory(&self) -> &Directory {
             &self.directory
         }
+
+        fn leases(&self) -> &Leases {
+            &self.leases
+        }
     }
 
+    const MOMENT: Moment = Moment { time_ms: 1, term: 1 };
+
     fn many(keys: u64, value_bytes: usize) -> Many {
-        Many { keys, value: vec![0; value_bytes].into(), directory: Directory::default() }
+        Many { keys, value: vec![0; value_bytes].into(), directory: Directory::default(), leases: Leases::default() }
     }
 
     fn delete(number: u64) -> TxnOp {
@@ -491,7 +527,7 @@ mod tests {
     }
 
     fn run(view: &Many, operations: Vec<TxnOp>) -> Effects {
-        evaluate(view, &Command::Txn(Txn { success: operations, ..Txn::default() })).unwrap()
+        evaluate(view, &Command::Txn(Txn { success: operations, ..Txn::default() }), MOMENT).unwrap()
     }
 
     fn refused_at(effects: &Effects, at: u32) {

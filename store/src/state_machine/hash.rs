@@ -1,5 +1,6 @@
-//! The state hash: the sum, modulo 2^128, of a hash of each key with its record, and of each kept outcome. A sum, so that it follows each
-//! change without reading the rest, and so that the order of keys does not matter.
+//! The state hash: the sum, modulo 2^128, of a hash of each key with its record, of each row about leases, and of each
+//! kept outcome. A sum, so that it follows each change without reading the rest, and so that the order of keys does not
+//! matter.
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -39,14 +40,23 @@ impl StateHash {
         self.sum = self.sum.wrapping_add(self.of(key, |out| out.extend_from_slice(record)));
     }
 
-    /// Adds a kept outcome in its encoded form.
-    pub(super) fn add_dedupe(&mut self, index: u64, row: &[u8]) {
-        self.sum = self.sum.wrapping_add(of_dedupe(&mut self.scratch, index, row));
+    /// Adds a row that is no key's record.
+    pub(super) fn add_row(&mut self, row: &[u8], value: &[u8]) {
+        self.sum = self.sum.wrapping_add(self.of_row(row, value));
     }
 
-    /// Removes a kept outcome in its encoded form.
-    pub(super) fn remove_dedupe(&mut self, index: u64, row: &[u8]) {
-        self.sum = self.sum.wrapping_sub(of_dedupe(&mut self.scratch, index, row));
+    pub(super) fn remove_row(&mut self, row: &[u8], value: &[u8]) {
+        self.sum = self.sum.wrapping_sub(self.of_row(row, value));
+    }
+
+    fn of_row(&mut self, row: &[u8], value: &[u8]) -> u128 {
+        self.scratch.clear();
+        // No key is so long, so no record hashes like a row.
+        self.scratch.extend_from_slice(&u32::MAX.to_le_bytes());
+        self.scratch.extend_from_slice(&(row.len() as u32).to_le_bytes());
+        self.scratch.extend_from_slice(row);
+        self.scratch.extend_from_slice(value);
+        xxh3_128(&self.scratch)
     }
 
     fn of(&mut self, key: &[u8], record: impl FnOnce(&mut Vec<u8>)) -> u128 {
@@ -57,15 +67,6 @@ impl StateHash {
         record(&mut self.scratch);
         xxh3_128(&self.scratch)
     }
-}
-
-fn of_dedupe(scratch: &mut Vec<u8>, index: u64, row: &[u8]) -> u128 {
-    scratch.clear();
-    // No key is as long as this says, so it is never taken for a record.
-    scratch.extend_from_slice(&u32::MAX.to_le_bytes());
-    scratch.extend_from_slice(&index.to_le_bytes());
-    scratch.extend_from_slice(row);
-    xxh3_128(scratch)
 }
 
 #[cfg(test)]

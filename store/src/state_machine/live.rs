@@ -11,6 +11,7 @@ use super::{
     feed::Recent,
     generation::Generation,
     keys,
+    leases::{LeaseChange, Leases},
     merge::{Entry, EntryVisit, decode_record, merge},
     meta::Meta,
     overlay::{Overlay, Pending},
@@ -36,7 +37,8 @@ const CHUNK_BYTES_MAX: u64 = 1024 * 1024;
 /// - `deleted` holds exactly the keys that do not exist and were deleted after the compacted revision, with the
 ///   revision that did it;
 /// - `recent` ends with the record of `meta.revision`, or is empty;
-/// - `meta.hash` is the sum of the hashes of all current records and kept outcomes.
+/// - `leases` holds all leases, each with the keys whose records name it;
+/// - `meta.hash` is the sum of the hashes of all current records, of the rows about leases, and of the kept outcomes.
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) generation: Arc<Generation>,
@@ -44,6 +46,7 @@ pub(super) struct Live {
     pub(super) deleted: BTreeMap<Bytes, u64>,
     pub(super) recent: Recent,
     pub(super) dedupe: DedupeTable,
+    pub(super) leases: Leases,
     pub(super) meta: Meta,
 }
 
@@ -71,14 +74,22 @@ impl Live {
     pub(super) fn new(
         generation: Arc<Generation>,
         deleted: BTreeMap<Bytes, u64>,
+        leases: Leases,
         dedupe: DedupeTable,
         meta: Meta,
     ) -> Self {
-        Self { generation, overlay: Overlay::default(), deleted, recent: Recent::default(), dedupe, meta }
+        Self { generation, overlay: Overlay::default(), deleted, recent: Recent::default(), leases, dedupe, meta }
     }
 
     /// Makes an entry's effects visible.
-    pub(super) fn publish(&mut self, meta: Meta, record: Option<Arc<ChangeRecord>>, dedupe: DedupeChange) {
+    pub(super) fn publish(
+        &mut self,
+        meta: Meta,
+        record: Option<Arc<ChangeRecord>>,
+        leases: Vec<LeaseChange>,
+        dedupe: DedupeChange,
+    ) {
+        self.leases.publish(&leases, record.iter().flat_map(|record| &record.changes));
         for change in record.iter().flat_map(|record| &record.changes) {
             note_deletion(&mut self.deleted, change, meta.revision);
         }
@@ -90,7 +101,7 @@ impl Live {
         }
         self.dedupe.publish(&dedupe);
         self.meta = meta.clone();
-        self.overlay.push(Pending::new(meta, record, dedupe));
+        self.overlay.push(Pending::new(meta, record, leases, dedupe));
     }
 
     /// What is known of `key` at revision `at`.
@@ -205,5 +216,9 @@ impl View for Live {
 
     fn directory(&self) -> &Directory {
         &self.meta.directory
+    }
+
+    fn leases(&self) -> &Leases {
+        &self.leases
     }
 }

@@ -13,6 +13,7 @@ use super::{
     generation::Generation,
     hash::StateHash,
     keys,
+    leases::{RowChange, attachment_changes, hash_rows},
     live::note_deletion,
     merge::decode_record,
     meta::Meta,
@@ -25,6 +26,7 @@ use crate::{
     codec,
     dedupe::DedupeEntry,
     engine::{Batch, Engine, Span},
+    lease::LeaseRecord,
     record::{KeyRecord, Record},
     snapshot::{SnapshotReader, SnapshotSink},
 };
@@ -40,6 +42,7 @@ pub(super) fn load_snapshot(reader: &SnapshotReader, generation: &Generation) ->
         hash: StateHash::default(),
         buffer: BTreeMap::new(),
         outcomes: Batch::default(),
+        rows: BTreeMap::new(),
         bytes: 0,
         history_begun: false,
     };
@@ -60,19 +63,24 @@ pub(super) fn load_snapshot(reader: &SnapshotReader, generation: &Generation) ->
     Ok(meta)
 }
 
-/// Invariant: `hash` is that of the records in the engine with those of `buffer` over them.
+/// Invariant: `hash` is that of the records and rows in the engine with those of `buffer` and `rows` over them.
 struct Loader<'a> {
     generation: &'a Generation,
     hash: StateHash,
     buffer: BTreeMap<Bytes, Option<Record>>,
     /// Rows of kept outcomes that the engine does not have yet.
     outcomes: Batch,
+    /// Rows about leases.
+    rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     bytes: u64,
     history_begun: bool,
 }
 
 impl Loader<'_> {
     fn set(&mut self, key: Bytes, record: Option<Record>, old: Option<Record>) -> Result<(), StoreError> {
+        for row in attachment_changes(&key, old.as_ref(), record.as_ref()) {
+            self.set_row(row);
+        }
         if let Some(old) = old {
             self.hash.remove(&key, &old);
         }
@@ -81,7 +89,21 @@ impl Loader<'_> {
             self.bytes += size_bytes(&key, record);
         }
         self.buffer.insert(key, record);
-        if self.buffer.len() >= BATCH_KEYS_MAX || self.bytes >= BATCH_BYTES_MAX {
+        self.write_if_full()
+    }
+
+    fn set_row(&mut self, RowChange { row, old, new }: RowChange) {
+        if let Some(old) = &old {
+            self.hash.remove_row(&row, old);
+        }
+        if let Some(new) = &new {
+            self.hash.add_row(&row, new);
+        }
+        self.rows.insert(row, new);
+    }
+
+    fn write_if_full(&mut self) -> Result<(), StoreError> {
+        if self.buffer.len() + self.rows.len() >= BATCH_KEYS_MAX || self.bytes >= BATCH_BYTES_MAX {
             self.write(None)?;
         }
         Ok(())
@@ -102,6 +124,12 @@ impl Loader<'_> {
                 None => batch.delete(keys::current(&key)),
             }
         }
+        for (row, value) in std::mem::take(&mut self.rows) {
+            match value {
+                Some(value) => batch.put(row, value),
+                None => batch.delete(row),
+            }
+        }
         if let Some(meta) = meta {
             meta.write(&mut batch);
         }
@@ -113,6 +141,11 @@ impl Loader<'_> {
 impl SnapshotSink for Loader<'_> {
     fn key(&mut self, KeyRecord { key, record }: KeyRecord) -> Result<(), StoreError> {
         self.set(key, Some(record), None)
+    }
+
+    fn lease(&mut self, LeaseRecord { id, lease }: LeaseRecord) -> Result<(), StoreError> {
+        self.set_row(RowChange { row: keys::lease(id), old: None, new: Some(codec::encode(&lease)) });
+        self.write_if_full()
     }
 
     fn change(&mut self, record: ChangeRecord, redo: bool) -> Result<(), StoreError> {
@@ -132,7 +165,7 @@ impl SnapshotSink for Loader<'_> {
 
     fn dedupe(&mut self, entry: DedupeEntry) -> Result<(), StoreError> {
         let row = codec::encode(&entry);
-        self.hash.add_dedupe(entry.index, &row);
+        self.hash.add_row(&keys::dedupe(entry.index), &row);
         self.bytes += entry.size_bytes();
         self.outcomes.put(keys::dedupe(entry.index), row);
         if self.outcomes.len() >= BATCH_KEYS_MAX || self.bytes >= BATCH_BYTES_MAX {
@@ -154,7 +187,7 @@ pub(super) fn read_deleted(generation: &Generation, meta: &Meta) -> Result<BTree
     Ok(deleted)
 }
 
-/// The state hash of all records and kept outcomes in `engine`.
+/// The state hash of all records, leases and kept outcomes in `engine`.
 pub(super) fn hash_engine(engine: &dyn Engine) -> Result<u128, StoreError> {
     let all = Span { lower: Bound::Unbounded, upper: Bound::Unbounded, descending: false };
     let mut hash = StateHash::default();
@@ -163,7 +196,8 @@ pub(super) fn hash_engine(engine: &dyn Engine) -> Result<u128, StoreError> {
         ControlFlow::Continue(())
     })?;
     for entry in read_rows(engine)? {
-        hash.add_dedupe(entry.index, &codec::encode(&entry));
+        hash.add_row(&keys::dedupe(entry.index), &codec::encode(&entry));
     }
+    hash_rows(engine, &mut hash)?;
     Ok(hash.sum())
 }

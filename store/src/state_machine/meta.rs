@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Version of the rows that this binary writes and reads.
-const META_FORMAT_VERSION: u32 = 1;
+const META_FORMAT_VERSION: u32 = 2;
 /// Largest row, in bytes: memberships and a directory of at most 64 members.
 const ROW_BYTES_MAX: usize = 1024 * 1024;
 

@@ -2,7 +2,8 @@
 //!
 //! | part | what |
 //! |---|---|
-//! | `evaluate`, `directory` | what a command does: pure functions |
+//! | `evaluate`, `checks`, `directory` | what a command does: pure functions |
+//! | `leases` | the leases, what is attached to them, and what transactions do to them |
 //! | `live`, `overlay`, `merge` | the applied state: what is not yet persisted over the engine |
 //! | `apply`, `raft` | openraft's entries come in |
 //! | `persist` | the writer behind apply: overlay to change log and engine, in batches |
@@ -18,6 +19,7 @@
 
 mod apply;
 mod build;
+mod checks;
 mod dedupe;
 mod directory;
 mod evaluate;
@@ -26,6 +28,7 @@ mod generation;
 mod hash;
 mod install;
 mod keys;
+mod leases;
 mod live;
 mod load;
 mod merge;
@@ -69,6 +72,7 @@ use crate::{
     change_log::HistoryLimits,
     driver::Driver,
     fs::SharedFs,
+    lease::LeaseObserver,
     raft_types::StoredMembership,
     snapshot::{Footer, SnapshotDir, SnapshotFile},
 };
@@ -148,6 +152,7 @@ struct Shared {
     announced: Mutex<(Arc<Directory>, Arc<StoredMembership>)>,
     persisted_watch: watch::Sender<u64>,
     fatal: watch::Sender<Option<String>>,
+    lease_observer: RwLock<Option<Arc<dyn LeaseObserver>>>,
 }
 
 /// The state machine that openraft drives; [`State`] is for everyone else.
@@ -197,6 +202,7 @@ impl StateMachine {
             announced: Mutex::new((meta.directory.clone(), meta.membership.clone())),
             persisted_watch: watch::Sender::new(meta.next_index()),
             fatal: watch::Sender::new(None),
+            lease_observer: RwLock::default(),
             live: RwLock::new(live),
             persisted: Mutex::new(meta),
         });

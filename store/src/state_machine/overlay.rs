@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::{
     dedupe::DedupeChange,
+    leases::LeaseChange,
     merge::Entry,
     meta::Meta,
     persist::{BATCH_BYTES_MAX, BATCH_KEYS_MAX},
@@ -29,18 +30,25 @@ pub(super) struct Pending {
     pub(super) record: Option<Arc<ChangeRecord>>,
     /// What it did to the kept outcomes.
     pub(super) dedupe: DedupeChange,
+    /// What it did to leases.
+    pub(super) leases: Arc<[LeaseChange]>,
     bytes: u64,
 }
 
 impl Pending {
-    pub(super) fn new(meta: Meta, record: Option<Arc<ChangeRecord>>, dedupe: DedupeChange) -> Self {
+    pub(super) fn new(
+        meta: Meta,
+        record: Option<Arc<ChangeRecord>>,
+        leases: Vec<LeaseChange>,
+        dedupe: DedupeChange,
+    ) -> Self {
         let bytes = record.as_ref().map_or(0, |record| record.size_bytes()) + dedupe.bytes();
-        Self { meta, record, dedupe, bytes }
+        Self { meta, record, leases: leases.into(), dedupe, bytes }
     }
 
     /// Number of rows that it changes.
     pub(super) fn keys(&self) -> usize {
-        self.record.as_ref().map_or(0, |record| record.changes.len()) + self.dedupe.rows()
+        self.record.as_ref().map_or(0, |record| record.changes.len()) + self.leases.len() + self.dedupe.rows()
     }
 }
 

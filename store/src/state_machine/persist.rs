@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Shared, keys, meta::Meta, overlay::Pending};
+use super::{Shared, keys, leases::row_changes, meta::Meta, overlay::Pending};
 use crate::{StoreError, codec, engine::Batch};
 
 /// Most keys of one batch, unless one transaction has more: large batches cost memory. The writer waits for as many,
@@ -140,7 +140,7 @@ impl Drop for Hurry<'_> {
     }
 }
 
-/// One write of each key, with what the last of `pending` made of it, and the progress `meta`.
+/// One write of each key, with what the last of `pending` made of it, the rows about leases, and the progress `meta`.
 fn engine_batch(pending: &[Pending], meta: &Meta) -> Batch {
     let mut newest = BTreeMap::new();
     for change in pending.iter().filter_map(|pending| pending.record.as_ref()).flat_map(|record| &record.changes) {
@@ -162,6 +162,14 @@ fn engine_batch(pending: &[Pending], meta: &Meta) -> Batch {
         match entry {
             Some(entry) => batch.put(keys::dedupe(index), codec::encode(&**entry)),
             None => batch.delete(keys::dedupe(index)),
+        }
+    }
+    for pending in pending {
+        for row in row_changes(&pending.leases, pending.record.iter().flat_map(|record| &record.changes)) {
+            match row.new {
+                Some(new) => batch.put(row.row, new),
+                None => batch.delete(row.row),
+            }
         }
     }
     meta.write(&mut batch);

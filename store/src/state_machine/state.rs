@@ -14,6 +14,7 @@ use super::{
 use crate::{
     LogId, StoreError,
     change_log::{Change, ChangeRecord, Replaced},
+    lease::{LEASE_KEYS_SHOWN_MAX, LEASE_PAGE_ITEMS_MAX, LeaseObserver, LeasePage, LeaseView},
     member::Member,
     raft_types::StoredMembership,
     record::{ListPage, ListRequest, Record},
@@ -188,6 +189,26 @@ impl State {
     /// The cluster's id, once it has one.
     pub fn cluster_id(&self) -> Option<u64> {
         self.shared.live.read().meta.directory.cluster_id
+    }
+
+    /// Lease `id`, with its first keys: at most `keys_max` and [`LEASE_KEYS_SHOWN_MAX`].
+    pub fn lease(&self, id: u64, keys_max: usize) -> Option<LeaseView> {
+        self.shared.live.read().leases.view(id, keys_max.min(LEASE_KEYS_SHOWN_MAX))
+    }
+
+    /// The leases with an id above `after`, in the order of their ids: at most `limit` and [`LEASE_PAGE_ITEMS_MAX`].
+    pub fn leases(&self, after: u64, limit: usize) -> LeasePage {
+        self.shared.live.read().leases.page(after, limit.min(LEASE_PAGE_ITEMS_MAX))
+    }
+
+    /// Number of leases.
+    pub fn lease_count(&self) -> usize {
+        self.shared.live.read().leases.len()
+    }
+
+    /// From the next entry on `observer` is told of leases, instead of the one before.
+    pub fn observe_leases(&self, observer: Arc<dyn LeaseObserver>) {
+        *self.shared.lease_observer.write() = Some(observer);
     }
 
     /// The Raft membership as of the last applied entry.

@@ -12,7 +12,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{DeleteAnswer, Item, ListAnswer, PutAnswer};
+use super::{DeleteAnswer, Item, ListAnswer, PutAnswer, Ttl};
 
 /// Most operations of one branch, and most comparisons.
 pub const TXN_OPERATIONS_MAX: usize = 128;
@@ -102,6 +102,10 @@ pub struct TxnPut {
     pub value: Bytes,
     /// Stored with the value; `application/octet-stream` unless given.
     pub content_type: Option<String>,
+    /// Attach the key to this lease.
+    pub lease: Option<u64>,
+    /// Grant a lease of this time to live, and attach the key to it; not together with `lease`.
+    pub ttl: Option<Ttl>,
     /// Answer the replaced record, too.
     pub prev: bool,
 }
@@ -334,6 +338,10 @@ struct PutBody {
     text: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     content_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ttl: Option<Ttl>,
     #[serde(default, skip_serializing_if = "is_false")]
     prev: bool,
 }
@@ -348,14 +356,19 @@ impl TryFrom<PutBody> for TxnPut {
             (Some(_), Some(_)) => return Err("give \"value\" (base64) or \"text\", not both"),
             (None, None) => return Err("the put has no value: give \"value\" (base64) or \"text\""),
         };
-        Ok(Self { key: body.key, value, content_type: body.content_type, prev: body.prev })
+        if body.lease.is_some() && body.ttl.is_some() {
+            return Err("give \"lease\" or \"ttl\", not both");
+        }
+        let PutBody { key, content_type, lease, ttl, prev, .. } = body;
+        Ok(Self { key, value, content_type, lease, ttl, prev })
     }
 }
 
 impl From<TxnPut> for PutBody {
     fn from(put: TxnPut) -> Self {
         let value = Some(Base64(put.value));
-        Self { key: put.key, value, text: None, content_type: put.content_type, prev: put.prev }
+        let TxnPut { key, content_type, lease, ttl, prev, .. } = put;
+        Self { key, value, text: None, content_type, lease, ttl, prev }
     }
 }
 

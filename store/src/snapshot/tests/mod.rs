@@ -20,6 +20,7 @@ use crate::{
     codec,
     dedupe::DedupeEntry,
     fs::{RealFs, SharedFs},
+    lease::{Lease, LeaseRecord},
     member::Member,
     raft_types::{LogId, SnapshotMeta, StoredMembership},
     record::{KeyRecord, Record},
@@ -90,9 +91,14 @@ fn kept_outcome() -> SnapshotItem {
     SnapshotItem::Dedupe(DedupeEntry { index: 8, time_ms: 1_008, key, fingerprint: 5, outcome })
 }
 
-/// Two keys, the changes 4 and 5, and a kept outcome.
+fn lease(id: u64) -> SnapshotItem {
+    SnapshotItem::Lease(LeaseRecord { id, lease: Lease { ttl_ms: 10_000 + id, granted_ms: 1_700_000_000_000 } })
+}
+
+/// Two keys, a lease, the changes 4 and 5, and a kept outcome.
 fn small_items() -> Vec<SnapshotItem> {
-    vec![key("a", 3, b"one"), key("b", 5, b"two"), change(4, "b", b"x"), change(5, "b", b"two"), kept_outcome()]
+    let changes = [change(4, "b", b"x"), change(5, "b", b"two")];
+    [key("a", 3, b"one"), key("b", 5, b"two"), lease(9)].into_iter().chain(changes).chain([kept_outcome()]).collect()
 }
 
 fn write(fs: &SharedFs, dir: &Path, items: &[SnapshotItem], footer: &Footer) -> Result<SnapshotFile, StoreError> {
@@ -128,6 +134,7 @@ fn what_was_written_is_read() {
     let large = vec![7; 2 * CHUNK_BYTES_MAX + 1_000];
     let mut items: Vec<_> = (0..5_000).map(|i| key(&format!("key-{i:06}"), 1, &[1; 100])).collect();
     items.push(key("large", 2, &large));
+    items.extend((1..=300).map(lease));
     items.extend((3..=400).map(|revision| change(revision, "k", b"value")));
     items.push(change(401, "large", &large));
     let footer = footer(9, 2, 401);
@@ -137,7 +144,7 @@ fn what_was_written_is_read() {
     reader.verify().unwrap();
     assert_eq!(reader.footer(), &footer);
     let counts = reader.counts();
-    assert_eq!((counts.keys, counts.changes), (5_001, 399));
+    assert_eq!((counts.keys, counts.leases, counts.changes), (5_001, 300, 399));
     assert_eq!(counts.chunks, counts.item_bytes.div_ceil(CHUNK_BYTES_MAX as u64));
     assert!(counts.item_bytes < file.len_bytes());
     let by_path = SnapshotReader::open_path(&real(), file.path()).unwrap();

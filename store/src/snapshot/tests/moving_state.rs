@@ -44,6 +44,10 @@ impl SnapshotSink for Loaded {
         Ok(())
     }
 
+    fn lease(&mut self, lease: LeaseRecord) -> Result<(), StoreError> {
+        panic!("{lease:?} was not written")
+    }
+
     fn change(&mut self, record: ChangeRecord, redo: bool) -> Result<(), StoreError> {
         for change in record.changes.iter().filter(|_| redo) {
             match &change.new {

@@ -5,6 +5,7 @@ use futures_util::stream;
 use super::*;
 use crate::{
     fs::{FaultyFs, Fs, faulty::Fault},
+    lease::LeaseRecord,
     snapshot::SnapshotReceiver,
 };
 
@@ -18,6 +19,10 @@ fn command(index: u64) -> Command {
     match index % 9 {
         4 => delete(&format!("key{}", index % 5)),
         7 => Command::Compact(index / 2),
+        // Granted, used three entries later; every second one ends six entries later.
+        2 => grant(index),
+        5 => put_attached(&format!("key{}", index % 5), &format!("value {index}"), index - 3),
+        8 if index % 2 == 0 => Command::ExpireLeases { ids: vec![index - 6], term: 1 },
         _ => put(&format!("key{}", index % 5), &format!("value {index}")),
     }
 }
@@ -36,6 +41,7 @@ const FIRST_OPERATION: u64 = 3;
 /// A node that applied everything, and a snapshot of all of it.
 struct Reference {
     hash: u128,
+    leases: Vec<LeaseRecord>,
     snapshot: SnapshotFile,
     footer: Footer,
 }
@@ -45,7 +51,9 @@ async fn reference() -> Reference {
     let mut fixture = Fixture::open_with(fs, Path::new("/reference"), simulated(None)).unwrap();
     fixture.catch_up(&log());
     let (snapshot, footer) = fixture.build().await;
-    Reference { hash: fixture.state.hash().hash, snapshot, footer }
+    let leases = fixture.state.leases(0, usize::MAX).items;
+    assert!(!leases.is_empty());
+    Reference { hash: fixture.state.hash().hash, leases, snapshot, footer }
 }
 
 /// A disk with an empty data directory.
@@ -93,6 +101,7 @@ fn restarts(fs: FaultyFs, purged: Option<u64>, reference: &Reference, what: &str
     assert!(applied >= purged, "{what}: applied {applied:?}, purged up to {purged:?}");
     fixture.catch_up(&log());
     assert_eq!(fixture.state.hash().hash, reference.hash, "{what}");
+    assert_eq!(fixture.state.leases(0, usize::MAX).items, reference.leases, "{what}");
     assert_eq!(fixture.state.revision(), reference.footer.revision, "{what}");
 }
 

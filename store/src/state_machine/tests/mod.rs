@@ -4,6 +4,7 @@ mod crash;
 mod dedupe;
 mod feed;
 mod flow;
+mod leases;
 mod past;
 mod recovery;
 mod script;
@@ -52,8 +53,20 @@ fn bytes(text: &str) -> Bytes {
 }
 
 fn put(key: &str, value: &str) -> Command {
+    put_attached(key, value, 0)
+}
+
+fn put_attached(key: &str, value: &str, lease: u64) -> Command {
     let (key, value) = (bytes(key), bytes(value));
-    Command::Txn(Txn::unconditional(TxnOp::Put { key, value, content_type: None, lease: 0, prev: false }))
+    Command::Txn(Txn::unconditional(TxnOp::Put { key, value, content_type: None, lease, prev: false }))
+}
+
+fn grant(id: u64) -> Command {
+    Command::Txn(Txn::unconditional(TxnOp::GrantLease { id, ttl_ms: 10_000 }))
+}
+
+fn end_lease(id: u64) -> Command {
+    Command::Txn(Txn::unconditional(TxnOp::EndLease { id }))
 }
 
 fn delete(key: &str) -> Command {

@@ -7,6 +7,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use super::*;
 use crate::{
     engine::Batch,
+    lease::LeaseView,
     record::Record,
     state_machine::{Meta, keys},
 };
@@ -31,6 +32,10 @@ fn commands(count: u64) -> Vec<Command> {
     (1..=count)
         .map(|index| match index % 50 {
             49 => Command::SetReplicationFactor(1 + (index % 7) as u32),
+            3 => grant(index),
+            10 => put_attached("leased", "v", index - 7),
+            11 => put_attached(&format!("key{}", rng.random_range(0..80)), "v", index - 8),
+            30 if index % 100 == 30 => end_lease(index - 27),
             25 if index > 100 => Command::Compact(index / 4),
             _ if rng.random_bool(0.2) => delete(&format!("key{}", rng.random_range(0..80))),
             _ => put(&format!("key{}", rng.random_range(0..80)), &"v".repeat(rng.random_range(0..2_000))),
@@ -45,14 +50,17 @@ fn run_all(fixture: &mut Fixture, commands: &[Command]) {
 }
 
 /// Everything that has to be the same after a recovery.
-type Image = (Meta, BTreeMap<Bytes, u64>, Vec<(Bytes, Record)>);
+type Image = (Meta, BTreeMap<Bytes, u64>, Vec<LeaseView>, Vec<(Bytes, Record)>);
 
 fn image(fixture: &Fixture) -> Image {
     let live = fixture.machine.shared.live.read();
     let meta = Meta { checkpoints: Arc::default(), ..live.meta.clone() };
     let deleted = live.deleted.clone();
     drop(live);
-    (meta, deleted, fixture.dump())
+    let leases = fixture.state.leases(0, usize::MAX).items;
+    assert!(leases.len() < 2 || leases.iter().any(|l| fixture.state.lease(l.id, 1).unwrap().key_count > 0));
+    let leases = leases.iter().map(|l| fixture.state.lease(l.id, usize::MAX).unwrap()).collect();
+    (meta, deleted, leases, fixture.dump())
 }
 
 fn sled_dir(data_dir: &Path, generation: u64) -> PathBuf {

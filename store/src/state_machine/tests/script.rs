@@ -76,6 +76,7 @@ fn answer(fixture: &mut Fixture, line: &str) -> String {
             let newest = state.list(&list_all(0)).unwrap();
             format!("{}compacted {}\n", show_page(&newest), state.compacted_revision())
         }
+        ["leases"] => show_leases(&state),
         ["members"] => show_members(&state.members(), state.replication_factor(), state.cluster_id()),
         ref command => show(&fixture.run(&parse_command(command))),
     }
@@ -99,6 +100,9 @@ fn parse_command(words: &[&str]) -> Command {
         ["remove", node_id] => Command::RemoveMember(id(node_id)),
         ["replication-factor", value] => Command::SetReplicationFactor(value.parse().unwrap()),
         ["cluster-id", value] => Command::SetClusterId(id(value)),
+        ["expire", term, ref ids @ ..] => {
+            Command::ExpireLeases { ids: ids.iter().map(|word| id(word)).collect(), term: id(term) }
+        }
         ["compact", revision] => Command::Compact(id(revision)),
         ["txn", ref more @ ..] => Command::Txn(parse_txn(more)),
         ref operation => Command::Txn(Txn::unconditional(parse_operation(operation))),
@@ -156,6 +160,8 @@ fn parse_operation(words: &[&str]) -> TxnOp {
         ["get", key, ref more @ ..] => TxnOp::Get { key: parse_bytes(key), keys_only: more.contains(&"keys") },
         ["delete", key, ref more @ ..] => TxnOp::Delete { key: parse_bytes(key), prev: more.contains(&"prev") },
         ["delete-range", range] => TxnOp::DeleteRange(parse_range(range)),
+        ["grant", id, ttl_ms] => TxnOp::GrantLease { id: id.parse().unwrap(), ttl_ms: ttl_ms.parse().unwrap() },
+        ["end", id] => TxnOp::EndLease { id: id.parse().unwrap() },
         ["list", ref request @ ..] => TxnOp::List(parse_list(request)),
         ref other => panic!("no operation {other:?}"),
     }
@@ -196,6 +202,7 @@ fn show(outcome: &Outcome) -> String {
         Outcome::None => "none\n".to_string(),
         Outcome::Done => "done\n".to_string(),
         Outcome::Replayed(first) => format!("again: {}", show(first)),
+        Outcome::LeasesExpired { revision, ended } => format!("revision {revision}, ended {ended:?}\n"),
         Outcome::Refused(refusal) => format!("refused: {refusal}\n"),
         Outcome::Txn(txn) => {
             let mut out = format!("revision {}{}\n", txn.revision, if txn.succeeded { "" } else { ", else" });
@@ -216,6 +223,8 @@ fn show_result(result: &OpResult) -> String {
         OpResult::Get(None) => "get: absent\n".to_string(),
         OpResult::Get(Some(item)) => format!("get: {}\n", show_item(item)),
         OpResult::List(page) => show_page(page),
+        OpResult::LeaseGranted { id, ttl_ms } => format!("granted: {id} for {ttl_ms} ms\n"),
+        OpResult::LeaseEnded { deleted } => format!("ended, deleted: {deleted}\n"),
         OpResult::Delete { deleted, prev: old } => format!("deleted: {deleted}{}\n", prev(old)),
     }
 }
@@ -252,6 +261,22 @@ fn show_record(record: &Record) -> String {
         write!(out, ", {content_type}").unwrap();
     }
     out + ")"
+}
+
+fn show_leases(state: &State) -> String {
+    let mut out = String::new();
+    for record in state.leases(0, usize::MAX).items {
+        let view = state.lease(record.id, usize::MAX).unwrap();
+        let lease = record.lease;
+        writeln!(
+            out,
+            "{} = {} ms, granted {}, {} keys {:?}",
+            record.id, lease.ttl_ms, lease.granted_ms, view.key_count, view.keys
+        )
+        .unwrap();
+    }
+    writeln!(out, "{} leases", state.lease_count()).unwrap();
+    out
 }
 
 fn show_members(members: &Members, replication_factor: u32, cluster_id: Option<u64>) -> String {

@@ -22,7 +22,11 @@ pub(super) fn transfer(file: &SnapshotFile, dir: &Path) -> SnapshotFile {
 
 fn random_command(rng: &mut StdRng) -> Command {
     let key = format!("key{:04}", rng.random_range(0..2_000));
-    match rng.random_range(0..10) {
+    let lease = rng.random_range(1..=40);
+    match rng.random_range(0..14) {
+        9..=10 => grant(lease),
+        11..=12 => put_attached(&key, "attached", lease),
+        13 => end_lease(lease),
         0..7 => put(&key, &"v".repeat(rng.random_range(0..200))),
         7..9 => delete(&key),
         _ => {
@@ -87,6 +91,8 @@ async fn snapshots_while_writing(engine: EngineKind) {
     other.catch_up(&log);
     assert_eq!(other.state.hash().hash, fixture.state.hash().hash);
     assert_eq!(other.machine.shared.live.read().deleted, fixture.machine.shared.live.read().deleted);
+    assert_eq!(other.machine.shared.live.read().leases, fixture.machine.shared.live.read().leases);
+    assert!(other.state.lease_count() > 0);
     let snapshots = std::fs::read_dir(other_dir.path().join("snapshots")).unwrap().count();
     assert_eq!(snapshots, 1, "older snapshots go");
     let generations = || std::fs::read_dir(other_dir.path().join("state")).unwrap().count();

@@ -1,0 +1,368 @@
+//! Leases, and what is attached to them, against a model.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
+
+use parking_lot::Mutex;
+use proptest::{prelude::*, test_runner::Config as ProptestConfig};
+
+use super::*;
+use crate::{
+    change_log::{Change, Replaced},
+    command::{RANGE_DELETE_KEYS_MAX, REPLACED_BYTES_MAX},
+    engine::Span,
+    lease::{LEASE_BYTES_MAX, LEASE_KEYS_MAX, Lease, LeaseObserver, LeaseRecord},
+    outcome::Refusal,
+    record::Record,
+    state_machine::{
+        directory::Directory,
+        evaluate::{Effects, Moment, View, evaluate},
+        leases::{LeaseChange, Leases},
+        load::hash_engine,
+        merge::{Entry as ScanEntry, EntryVisit},
+        page::size_bytes,
+    },
+};
+
+/// Term of all entries of [`entry`].
+const TERM: u64 = 1;
+const KEYS: u8 = 8;
+const IDS: u64 = 5;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Put(u8, u64),
+    Delete(u8),
+    DeleteRange(u8, u8),
+    Grant(u64),
+    End(u64),
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Txn(Vec<Op>),
+    Expire(Vec<u64>, bool),
+    Persist,
+    Reopen,
+    /// A snapshot, by which the state is rebuilt.
+    Rebuild,
+}
+
+fn key(number: u8) -> Bytes {
+    Bytes::from(format!("key{number:02}"))
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => (0..KEYS, 0..=IDS).prop_map(|(key, lease)| Op::Put(key, lease)),
+        1 => (0..KEYS).prop_map(Op::Delete),
+        1 => (0..KEYS, 0..KEYS).prop_map(|(start, end)| Op::DeleteRange(start, end)),
+        3 => (1..=IDS).prop_map(Op::Grant),
+        1 => (1..=IDS).prop_map(Op::End),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => prop::collection::vec(op(), 1..5).prop_map(Step::Txn),
+        2 => (prop::collection::vec(1..=IDS, 0..4), prop::bool::weighted(0.8))
+            .prop_map(|(ids, right)| Step::Expire(ids, right)),
+        2 => Just(Step::Persist),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::Rebuild),
+    ]
+}
+
+/// The lease of each key (0 = none), and the leases.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Model {
+    keys: BTreeMap<Bytes, u64>,
+    leases: BTreeSet<u64>,
+}
+
+impl Model {
+    fn end(&mut self, id: u64) -> bool {
+        self.keys.retain(|_, lease| *lease != id);
+        self.leases.remove(&id)
+    }
+
+    /// False where it is refused: nothing of the transaction is done then.
+    fn apply(&mut self, op: &Op) -> bool {
+        match op {
+            Op::Put(_, lease) if *lease != 0 && !self.leases.contains(lease) => return false,
+            Op::Put(number, lease) => {
+                self.keys.insert(key(*number), *lease);
+            }
+            Op::Delete(number) => {
+                self.keys.remove(&key(*number));
+            }
+            Op::DeleteRange(start, end) => self.keys.retain(|k, _| !(key(*start) <= *k && *k < key(*end))),
+            Op::Grant(id) => return self.leases.insert(*id),
+            Op::End(id) => return self.end(*id),
+        }
+        true
+    }
+}
+
+fn command(ops: &[Op]) -> Command {
+    let success = ops.iter().map(|op| match op {
+        Op::Put(number, lease) => TxnOp::Put {
+            key: key(*number),
+            value: Bytes::from(vec![1; *number as usize]),
+            content_type: None,
+            lease: *lease,
+            prev: false,
+        },
+        Op::Delete(number) => TxnOp::Delete { key: key(*number), prev: false },
+        Op::DeleteRange(start, end) => TxnOp::DeleteRange(KeyRange { start: key(*start), end: Some(key(*end)) }),
+        Op::Grant(id) => TxnOp::GrantLease { id: *id, ttl_ms: 1_000 + *id },
+        Op::End(id) => TxnOp::EndLease { id: *id },
+    });
+    Command::Txn(Txn { success: success.collect(), ..Txn::default() })
+}
+
+fn check(fixture: &Fixture, model: &Model) {
+    let found: BTreeMap<Bytes, u64> = fixture.dump().into_iter().map(|(key, record)| (key, record.lease)).collect();
+    assert_eq!(found, model.keys);
+    let ids: BTreeSet<u64> = fixture.state.leases(0, usize::MAX).items.iter().map(|record| record.id).collect();
+    assert_eq!(ids, model.leases);
+    assert_eq!(fixture.state.lease_count(), ids.len());
+    for id in ids {
+        let view = fixture.state.lease(id, usize::MAX).unwrap();
+        let expected: Vec<Bytes> =
+            model.keys.iter().filter(|(_, lease)| **lease == id).map(|(key, _)| key.clone()).collect();
+        assert_eq!((view.key_count, view.keys), (expected.len() as u64, expected), "lease {id}");
+        assert_eq!(view.record.lease.ttl_ms, 1_000 + id);
+    }
+}
+
+/// What the engine holds hashes to what apply counted, and reads as what apply has in memory.
+fn check_engine(fixture: &Fixture) {
+    fixture.persist_all();
+    let live = fixture.machine.shared.live.read();
+    assert_eq!(hash_engine(&*live.generation.engine).unwrap(), live.meta.hash);
+    assert_eq!(Leases::read(&*live.generation.engine).unwrap(), live.leases);
+}
+
+fn run(steps: &[Step], engine: EngineKind) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::manual(dir.path(), engine);
+    let mut model = Model::default();
+    for step in steps {
+        match step {
+            Step::Txn(ops) => {
+                let mut next = model.clone();
+                let done = ops.iter().all(|op| next.apply(op));
+                let revision = fixture.state.revision();
+                let outcome = fixture.run(&command(ops));
+                assert_eq!(matches!(outcome, Outcome::Txn(_)), done, "{ops:?}: {outcome:?}");
+                if done {
+                    model = next;
+                } else {
+                    assert_eq!(fixture.state.revision(), revision);
+                }
+            }
+            Step::Expire(ids, right) => {
+                let term = if *right { TERM } else { TERM + 1 };
+                let expected: BTreeSet<u64> = ids.iter().copied().filter(|id| model.leases.contains(id)).collect();
+                match fixture.run(&Command::ExpireLeases { ids: ids.clone(), term }) {
+                    Outcome::LeasesExpired { ended, .. } => {
+                        assert!(*right);
+                        assert_eq!(ended.iter().copied().collect::<BTreeSet<_>>(), expected);
+                        expected.into_iter().for_each(|id| assert!(model.end(id)));
+                    }
+                    Outcome::Refused(Refusal::OtherTerm { .. }) => assert!(!right),
+                    other => panic!("{other:?}"),
+                }
+            }
+            Step::Persist => fixture.persist_all(),
+            Step::Reopen | Step::Rebuild => {
+                fixture.persist_all();
+                let mut options = options(engine);
+                if matches!(step, Step::Rebuild) {
+                    runtime.block_on(fixture.build());
+                    options.power_lost = true;
+                }
+                let log = fixture.log.clone();
+                drop(fixture);
+                fixture = Fixture::open_with(Arc::new(RealFs), dir.path(), options).unwrap();
+                fixture.machine.shared.stop_writer();
+                fixture.machine.writer.take().unwrap().join().unwrap();
+                fixture.catch_up(&log);
+            }
+        }
+        check(&fixture, &model);
+    }
+    check_engine(&fixture);
+    check(&fixture, &model);
+}
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config(64))]
+
+    #[test]
+    fn a_lease_holds_exactly_the_keys_that_name_it_in_memory(steps in prop::collection::vec(step(), 1..60)) {
+        run(&steps, EngineKind::Memory);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(12))]
+
+    #[test]
+    fn a_lease_holds_exactly_the_keys_that_name_it_on_disk(steps in prop::collection::vec(step(), 1..60)) {
+        run(&steps, SLED);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Told(Mutex<Vec<(u64, bool)>>);
+
+impl LeaseObserver for Told {
+    fn granted(&self, record: LeaseRecord) {
+        self.0.lock().push((record.id, true));
+    }
+
+    fn ended(&self, id: u64) {
+        self.0.lock().push((id, false));
+    }
+}
+
+#[test]
+fn an_observer_is_told_of_what_happened_and_of_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::manual(dir.path(), EngineKind::Memory);
+    let told = Arc::new(Told::default());
+    fixture.state.observe_leases(told.clone());
+    for ops in [
+        vec![Op::Grant(3)],
+        vec![Op::Grant(1), Op::Grant(3)],
+        vec![Op::Grant(2), Op::Put(1, 2)],
+        vec![Op::Grant(4), Op::End(4)],
+        vec![Op::Put(2, 0)],
+    ] {
+        fixture.run(&command(&ops));
+    }
+    fixture.run(&Command::ExpireLeases { ids: vec![2], term: TERM + 1 });
+    fixture.run(&Command::ExpireLeases { ids: vec![9, 3, 2, 2], term: TERM });
+    assert_eq!(*told.0.lock(), [(3, true), (2, true), (2, false), (3, false)]);
+}
+
+/// `sizes[i]` keys with values of `value_bytes` are attached to lease i + 1.
+struct Attached {
+    leases: Leases,
+    directory: Directory,
+    value_bytes: usize,
+}
+
+impl Attached {
+    fn new(sizes: &[u64], value_bytes: usize) -> Self {
+        let mut this = Self { leases: Leases::default(), directory: Directory::default(), value_bytes };
+        let lease = Lease { ttl_ms: 1_000, granted_ms: 1 };
+        for (id, keys) in (1..).zip(sizes) {
+            let change = LeaseChange { id, old: None, new: Some(lease) };
+            let attach = |number: u64| Change {
+                key: Bytes::from(format!("{id}/{number:06}")),
+                new: Some(this.record(id)),
+                old: Replaced::Absent { deleted_at: 0 },
+            };
+            let changes: Vec<Change> = (0..*keys).map(attach).collect();
+            this.leases.publish(&[change], &changes);
+        }
+        this
+    }
+
+    fn record(&self, lease: u64) -> Record {
+        let value = Bytes::from(vec![0; self.value_bytes]);
+        Record { create_revision: 1, mod_revision: 1, version: 1, lease, content_type: None, value }
+    }
+
+    fn run(&self, command: &Command) -> Effects {
+        evaluate(self, command, Moment { time_ms: 1, term: TERM }).unwrap()
+    }
+
+    fn expire(&self, ids: &[u64]) -> (Vec<u64>, usize) {
+        let effects = self.run(&Command::ExpireLeases { ids: ids.to_vec(), term: TERM });
+        let Outcome::LeasesExpired { ended, .. } = effects.outcome else { panic!("{:?}", effects.outcome) };
+        assert_eq!(effects.leases.len(), ended.len());
+        (ended, effects.changes.map_or(0, |changes| changes.len()))
+    }
+}
+
+impl View for Attached {
+    fn get(&self, key: &[u8]) -> Result<Option<Record>, StoreError> {
+        let id = std::str::from_utf8(key).unwrap().split_once('/').map(|(id, _)| id.parse().unwrap());
+        Ok(id.filter(|id| self.leases.keys(*id).any(|attached| attached == key)).map(|id| self.record(id)))
+    }
+
+    fn scan(&self, _span: &Span, visit: &mut EntryVisit<'_>) -> Result<(), StoreError> {
+        let record = self.record(1);
+        for key in self.leases.keys(1) {
+            if let ControlFlow::Break(()) = visit(key, ScanEntry::Record(&record)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn deleted_at(&self, _key: &[u8]) -> u64 {
+        0
+    }
+
+    fn revision(&self) -> u64 {
+        1
+    }
+
+    fn compacted_revision(&self) -> u64 {
+        0
+    }
+
+    fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    fn leases(&self) -> &Leases {
+        &self.leases
+    }
+}
+
+fn put_with(lease: u64, key: &str, value_bytes: usize) -> Command {
+    let value = Bytes::from(vec![0; value_bytes]);
+    Command::Txn(Txn::unconditional(TxnOp::Put { key: bytes(key), value, content_type: None, lease, prev: false }))
+}
+
+#[test]
+fn a_lease_has_so_many_bytes_and_no_more_and_its_end_fits_one_revision() {
+    const MIB: usize = 1024 * 1024;
+    let room = |view: &Attached| LEASE_BYTES_MAX - view.leases.size(1).1;
+    let view = Attached::new(&[60, 10], MIB);
+    let fits = room(&view) - size_bytes(b"1/x", &Record { value: Bytes::new(), ..view.record(1) });
+    let outcome = view.run(&put_with(1, "1/x", fits as usize)).outcome;
+    assert!(matches!(outcome, Outcome::Txn(_)), "{outcome:?}");
+    let refused = view.run(&put_with(1, "1/x", fits as usize + 1));
+    assert!(matches!(refused.outcome, Outcome::Refused(Refusal::Limit { operation: 0, .. })), "{:?}", refused.outcome);
+    assert_eq!((refused.changes, refused.leases), (None, vec![]));
+    assert_eq!(view.expire(&[1, 2]), (vec![1], 60), "both are more than one revision takes");
+    assert_eq!(view.expire(&[2, 1]), (vec![2], 10));
+    assert!(view.leases.size(1).1 + view.leases.size(2).1 > REPLACED_BYTES_MAX);
+}
+
+#[test]
+fn a_lease_has_so_many_keys_and_no_more() {
+    let mut sizes = crate::state_machine::leases::TouchedLeases::default();
+    let base = Attached::new(&[LEASE_KEYS_MAX, 1], 0);
+    let record = base.record(1);
+    let full = sizes.follow(&base.leases, &bytes("one more"), None, Some(&record));
+    assert!(full.is_err(), "{full:?}");
+    sizes.follow(&base.leases, &bytes("1/000000"), Some(&record), Some(&record)).unwrap();
+    sizes.follow(&base.leases, &bytes("1/000000"), Some(&record), None).unwrap();
+    sizes.follow(&base.leases, &bytes("one more"), None, Some(&record)).unwrap();
+    assert_eq!(LEASE_KEYS_MAX, RANGE_DELETE_KEYS_MAX);
+}
