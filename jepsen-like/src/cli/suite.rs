@@ -37,6 +37,8 @@ const CELLS: &[(&str, &str, usize)] = &[
     ("append", "partition,cut", 5),
     ("append", "kill,pause", 3),
     ("watch", "kill,partition", 5),
+    ("lock", "pause,partition", 3),
+    ("lease", "kill,pause", 3),
     ("idempotent", "kill,pause", 3),
 ];
 

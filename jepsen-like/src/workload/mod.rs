@@ -7,6 +7,8 @@ mod append;
 mod bank;
 mod client;
 mod idempotent;
+mod lease;
+mod lock;
 mod optimistic;
 mod outcome;
 mod register;
@@ -73,12 +75,14 @@ pub struct Shared {
     pub begun: Arc<AtomicU64>,
     /// What is to be done once more after everything has healed, by names that the sessions choose.
     pub unsettled: Arc<Mutex<BTreeMap<String, Operation>>>,
+    /// The resource that locks protect: the largest fencing token that it has seen, by lock.
+    pub largest_tokens: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 impl Shared {
     /// Nothing has begun.
     pub fn new(sessions: u64, nodes: usize) -> Self {
-        Self { sessions, nodes, begun: Arc::default(), unsettled: Arc::default() }
+        Self { sessions, nodes, begun: Arc::default(), unsettled: Arc::default(), largest_tokens: Arc::default() }
     }
 }
 
@@ -122,6 +126,8 @@ pub static ALL: &[&dyn Workload] = &[
     &bank::Bank,
     &append::Append,
     &watch::Watching,
+    &lock::Locks,
+    &lease::Leases,
     &idempotent::Idempotent,
 ];
 
