@@ -10,7 +10,7 @@ use crate::history::{Event, pair};
 
 pub mod append;
 pub mod bank;
-pub mod idempotency;
+pub mod exactly_once;
 pub mod lease;
 pub mod linearizability;
 pub mod lock;
@@ -88,7 +88,7 @@ pub fn all() -> &'static [&'static dyn Checker] {
         &watch::Watch,
         &lock::Lock,
         &lease::Lease,
-        &idempotency::Idempotency,
+        &exactly_once::ExactlyOnce,
         &state_hash::StateHash,
     ]
 }

@@ -35,7 +35,7 @@ impl Workload for Idempotent {
     }
 
     fn checkers(&self) -> &'static [&'static str] {
-        &["idempotency"]
+        &["exactly-once"]
     }
 
     fn session(&self, index: u64, shared: &Shared) -> Box<dyn Session> {

@@ -9,9 +9,9 @@ use super::tally::Tally;
 use super::{Checker, Verdict};
 use crate::history::{Event, Operation, Outcome};
 
-/// The checker `idempotency`.
+/// The checker `exactly-once`.
 #[derive(Debug)]
-pub struct Idempotency;
+pub struct ExactlyOnce;
 
 /// One change, under one idempotency key.
 #[derive(Debug, Default)]
@@ -32,9 +32,9 @@ struct Key<'a> {
     last: u64,
 }
 
-impl Checker for Idempotency {
+impl Checker for ExactlyOnce {
     fn name(&self) -> &'static str {
-        "idempotency"
+        "exactly-once"
     }
 
     fn about(&self) -> &'static str {
@@ -178,7 +178,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::script::{Script, accepts, rejects};
-    use super::Idempotency;
+    use super::ExactlyOnce;
 
     const KEY: Option<&str> = Some("k");
 
@@ -206,7 +206,7 @@ mod tests {
         script.invoke(1, "once", KEY, json!({"id": "c"})).fail(1);
         once(&mut script, "c", 3, 9);
         script.invoke(1, "once", KEY, json!({"id": "d"})).fail(1);
-        let verdict = accepts(&Idempotency, read(&mut script, 3));
+        let verdict = accepts(&ExactlyOnce, read(&mut script, 3));
         assert_eq!(verdict.stats, json!({"keys": 1, "changes": 3, "answered_again": 1, "open": 0}));
     }
 
@@ -218,25 +218,25 @@ mod tests {
             script.invoke(1, "once", KEY, json!({"id": "c"})).fail(1);
             read(&mut script, version);
             match class {
-                None => accepts(&Idempotency, &script),
-                Some(class) => rejects(&Idempotency, &script, class),
+                None => accepts(&ExactlyOnce, &script),
+                Some(class) => rejects(&ExactlyOnce, &script, class),
             };
         }
     }
 
     #[test]
     fn done_twice() {
-        rejects(&Idempotency, read(&mut begun(), 3), "done-twice");
+        rejects(&ExactlyOnce, read(&mut begun(), 3), "done-twice");
     }
 
     #[test]
     fn lost() {
-        rejects(&Idempotency, read(&mut begun(), 1), "lost");
+        rejects(&ExactlyOnce, read(&mut begun(), 1), "lost");
         let mut script = Script::new();
         once(&mut script, "a", 1, 3);
         read(&mut script, 0);
         once(&mut script, "b", 2, 5);
-        rejects(&Idempotency, read(&mut script, 2), "lost");
+        rejects(&ExactlyOnce, read(&mut script, 2), "lost");
     }
 
     #[test]
@@ -244,7 +244,7 @@ mod tests {
         for (version, revision) in [(3, 3), (1, 8)] {
             let mut script = begun();
             once(&mut script, "a", version, revision);
-            rejects(&Idempotency, read(&mut script, 2), "other-answer");
+            rejects(&ExactlyOnce, read(&mut script, 2), "other-answer");
         }
     }
 
@@ -253,16 +253,16 @@ mod tests {
         for (version, revision) in [(2, 6), (3, 5), (1, 9)] {
             let mut script = begun();
             once(&mut script, "c", version, revision);
-            rejects(&Idempotency, read(&mut script, 3), "version-twice");
+            rejects(&ExactlyOnce, read(&mut script, 3), "version-twice");
         }
     }
 
     #[test]
     fn no_read_and_nothing_to_judge() {
-        rejects(&Idempotency, &begun(), "no-read");
+        rejects(&ExactlyOnce, &begun(), "no-read");
         let mut script = Script::new();
         script.invoke(1, "once", KEY, json!({"id": "d"})).fail(1);
-        rejects(&Idempotency, read(&mut script, 0), "nothing-to-judge");
+        rejects(&ExactlyOnce, read(&mut script, 0), "nothing-to-judge");
     }
 
     #[test]
@@ -274,7 +274,7 @@ mod tests {
         ] {
             let mut script = begun();
             script.invoke(1, f, KEY, asked).ok(1, answer).rev(9);
-            rejects(&Idempotency, &script, "malformed");
+            rejects(&ExactlyOnce, &script, "malformed");
         }
     }
 }
