@@ -92,6 +92,7 @@ impl Checker for Lease {
         }
         stories.retain(|_, story| !story.kept.is_empty());
         let (mut ended, mut keys) = (0, 0);
+        let with_keys = stories.values().filter(|story| !story.attached.is_empty()).count();
         for (lease, story) in &stories {
             story.judge_early(lease, &mut tally);
             story.judge_late(lease, &leaders, &mut tally);
@@ -104,11 +105,11 @@ impl Checker for Lease {
         if ends.is_none() || ended == 0 {
             tally.add("nothing-to-judge", None, "no lease was seen to end".into(), Vec::new(), Value::Null);
         }
-        let stats = json!({ "leases": stories.len(), "keys": keys, "ended": ended, "leaders": leaders.len() });
-        tally.verdict(
-            &format!("{ended} of {} leases ended in time, each in one revision; {keys} keys", stories.len()),
-            stats,
-        )
+        let stats = json!({
+            "leases": stories.len(), "with_keys": with_keys, "keys": keys, "ended": ended, "leaders": leaders.len()
+        });
+        let good = format!("{ended} of {with_keys} leases with keys ended in time, each in one revision; {keys} keys");
+        tally.verdict(&good, stats)
     }
 }
 

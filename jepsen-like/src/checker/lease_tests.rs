@@ -43,7 +43,7 @@ fn a_lease_that_lives_and_ends() {
     // One that was never granted is not judged.
     script.invoke(5, "grant", Some("L2"), json!({"ttl_ms": 1000})).info(5);
     let verdict = accepts(&Lease, ends(&mut script, json!({"a": 7, "b": 7, "other": 9})));
-    assert_eq!(verdict.stats, json!({"leases": 1, "keys": 2, "ended": 1, "leaders": 0}));
+    assert_eq!(verdict.stats, json!({"leases": 1, "with_keys": 1, "keys": 2, "ended": 1, "leaders": 0}));
 }
 
 #[test]
