@@ -172,7 +172,7 @@ fn the_format_is_pinned() {
     let dir = tempfile::tempdir().unwrap();
     let file = write_small(&real(), dir.path(), 9).unwrap();
     let bytes = fs::read(file.path()).unwrap();
-    assert_eq!(hex(&bytes[..HEADER_BYTES]), "4845584b56534e500100000001000000e24991b2");
+    assert_eq!(hex(&bytes[..HEADER_BYTES]), "4845584b56534e500200000001000000014e1e3c");
     let item_bytes = SnapshotReader::open(&file).unwrap().counts().item_bytes as usize;
     assert_eq!(bytes[HEADER_BYTES..][..4], (item_bytes as u32).to_le_bytes());
     // Kind, length; key, create and mod revision, version, lease, no content type, value.
