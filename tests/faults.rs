@@ -127,7 +127,7 @@ fn a_run_whose_fault_had_no_effect_fails_as_vacuous() {
 
 #[test]
 fn an_interrupted_suite_leaves_no_server_behind() {
-    use std::io::{BufRead as _, BufReader};
+    use std::io::{BufRead as _, BufReader, Read as _};
     for signal in [rustix::process::Signal::INT, rustix::process::Signal::KILL] {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("run");
@@ -137,8 +137,9 @@ fn an_interrupted_suite_leaves_no_server_behind() {
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let mut first = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        // Held to the end: the suite says more than one line.
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        said.read_line(&mut String::new()).unwrap();
         let serves = |i: usize| {
             let log = std::fs::read_to_string(dir.join(format!("n{i}.log"))).unwrap_or_default();
             if log.contains("serving") { Ok(()) } else { Err(log) }
@@ -151,11 +152,26 @@ fn an_interrupted_suite_leaves_no_server_behind() {
                 lock.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap()
             })
             .collect();
+        // Clients work: there is something to judge.
+        crate::harness::eventually("operations are recorded", || {
+            let history = std::fs::read_to_string(dir.join("history.jsonl")).unwrap_or_default();
+            if history.contains("\"type\":\"ok\"") { Ok(()) } else { Err(history) }
+        });
         assert!(pids.iter().all(|pid| Path::new(&format!("/proc/{pid}")).exists()), "{pids:?}");
         let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
         let status = child.wait().unwrap();
-        assert_eq!(status.code(), (signal == rustix::process::Signal::INT).then_some(130));
+        let interrupted = signal == rustix::process::Signal::INT;
+        assert_eq!(status.code(), interrupted.then_some(130));
+        assert_eq!(dir.join("report.html").exists(), interrupted, "Ctrl-C still writes the report");
+        if interrupted {
+            let run = document(&dir.join("run.json"));
+            assert_eq!(run["passed"], Value::from(false));
+            assert!(run["info"]["problems"].to_string().contains("interrupted"), "{run}");
+            let mut rest = String::new();
+            said.read_to_string(&mut rest).unwrap();
+            assert!(rest.contains("interrupted"), "{rest}");
+        }
         for pid in pids {
             crate::harness::eventually("the node is gone", || {
                 let runs = std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z"));
@@ -189,6 +205,8 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
         (&["check", &missing], "missing"),
         (&["check", &damaged], "line 2"),
         (&["check", &empty], "line 1"),
+        (&["check", &home.path().join("full").join("x").display().to_string()], "full/x"),
+        (&["suite", "--from", "0"], "there are 11 cells"),
         (&["fly"], "unrecognized subcommand"),
     ];
     for (args, reason) in cases {

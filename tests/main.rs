@@ -6,14 +6,18 @@ mod harness;
 
 mod bad_input;
 mod cli;
+mod coordination;
 mod crash;
 mod disk;
 mod diverged;
 mod faults;
+mod idempotency;
 mod kv;
 mod leases;
+mod limits;
 mod membership;
 mod sizes;
 mod tidy;
 mod txn;
+mod watch;
 mod wire;

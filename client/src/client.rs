@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
@@ -21,10 +22,14 @@ pub struct Options {
     pub timeout: Duration,
     /// An attempt to connect ends after this.
     pub connect_timeout: Duration,
-    /// A read that is not answered after this is sent to another endpoint, when there is one.
+    /// A read, or a change with an idempotency key, that is not answered after this is sent to another endpoint, when
+    /// there is one.
     pub read_attempt_timeout: Duration,
     /// A request is sent this often at most; 1 switches retries off.
     pub attempts_max: u32,
+    /// Changes of keys go with a random `Idempotency-Key` each, unless the caller gives one, and are sent again when
+    /// their outcome is unknown: the cluster does them once. Costs the cluster memory for each change.
+    pub exactly_once: bool,
 }
 
 impl Default for Options {
@@ -34,14 +39,15 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(1),
             read_attempt_timeout: Duration::from_secs(3),
             attempts_max: 10,
+            exactly_once: false,
         }
     }
 }
 
 /// A client of one cluster. Clones share connections and what is known about the endpoints.
 ///
-/// Invariants: a change is sent again only when it is known that it did not happen (the connection was refused, or a
-/// node answered 429 or 503); a read is sent again after any failure that another attempt may cure; no call lasts
+/// Invariants: a change without an idempotency key is sent again only when it is known that it did not happen (the
+/// connection was refused, or a node answered 429 or 503); one with a key, and a read is sent again after any failure that another attempt may cure; no call lasts
 /// longer than [`Options::timeout`] or sends more than [`Options::attempts_max`] requests.
 #[derive(Debug, Clone)]
 pub struct Client(Arc<Inner>);
@@ -63,6 +69,8 @@ pub(crate) enum Effect {
     Read,
     /// It may be done twice.
     Change,
+    /// It is a change that nodes do once for each idempotency key, so it needs one.
+    Once,
 }
 
 /// A request, apart from whom it goes to.
@@ -75,13 +83,28 @@ pub(crate) struct Call {
     pub effect: Effect,
 }
 
+/// Header by which nodes know a change again.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 impl Call {
     /// A request that changes nothing.
     pub fn read(target: String) -> Self {
         Self { method: Method::GET, target, headers: Vec::new(), body: Bytes::new(), effect: Effect::Read }
     }
 
-    /// A request that changes something.
+    /// A request that changes keys: done once where it has an idempotency key.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when `key` cannot stand in a header.
+    pub fn once(method: Method, target: String, body: Bytes, key: Option<&str>) -> Result<Self, Error> {
+        let mut call = Self { effect: Effect::Once, ..Self::change(method, target, body) };
+        if let Some(key) = key {
+            call.header(IDEMPOTENCY_KEY, key)?;
+        }
+        Ok(call)
+    }
+
+    /// A request that changes something else.
     pub fn change(method: Method, target: String, body: Bytes) -> Self {
         Self { method, target, headers: Vec::new(), body, effect: Effect::Change }
     }
@@ -97,10 +120,27 @@ impl Call {
         Ok(())
     }
 
-    fn request(&self, endpoint: &Endpoint) -> Result<Request<Full<Bytes>>, Error> {
+    /// The key that goes with it, and what repeating it does then. `exactly_once` gives it a key where it has none.
+    fn key_and_effect(&self, exactly_once: bool) -> (Option<HeaderValue>, Effect) {
+        let has_key = self.headers.iter().any(|(name, _)| *name == IDEMPOTENCY_KEY);
+        match self.effect {
+            Effect::Once if has_key => (None, Effect::Once),
+            Effect::Once if exactly_once => {
+                let key = format!("{:032x}", rand::random::<u128>());
+                (Some(HeaderValue::try_from(key).expect("hexadecimal digits are a header value")), Effect::Once)
+            }
+            Effect::Once | Effect::Change => (None, Effect::Change),
+            Effect::Read => (None, Effect::Read),
+        }
+    }
+
+    fn request(&self, endpoint: &Endpoint, key: Option<&HeaderValue>) -> Result<Request<Full<Bytes>>, Error> {
         let mut builder = Request::builder().method(&self.method).uri(format!("{endpoint}{}", self.target));
         for (name, value) in &self.headers {
             builder = builder.header(name, value);
+        }
+        if let Some(key) = key {
+            builder = builder.header(IDEMPOTENCY_KEY, key);
         }
         builder.body(Full::new(self.body.clone())).map_err(|error| Error::Invalid(format!("{}: {error}", self.target)))
     }
@@ -110,6 +150,8 @@ impl Call {
 enum Failed {
     /// Settled, or too dangerous to repeat.
     Final(Error),
+    /// It may have happened, and can be repeated to find out.
+    Unknown { error: Error },
     /// Another endpoint may do better at once; this one rests, for as long as it asked.
     Elsewhere { error: Error, rest: Option<Duration> },
     /// The cluster is overloaded: asking another node at once would not help it.
@@ -164,23 +206,31 @@ impl Client {
         let mut pause = Duration::ZERO;
         let mut attempt = 0;
         let mut before: Option<Error> = None;
+        let (key, effect) = call.key_and_effect(options.exactly_once);
+        // Once an outcome is unknown, a later refusal that others could have prevented does not settle it.
+        let mut unknown: Option<Error> = None;
         loop {
             let pick = pool.pick();
             if let Some(error) = before.take() {
                 let wait = pause.max(pick.rest);
                 if attempt == options.attempts_max || Instant::now() + wait >= deadline {
-                    return Err(error);
+                    return Err(unknown.unwrap_or(error));
                 }
                 tracing::debug!(%error, attempt, wait_ms = wait.as_millis(), "trying again");
                 tokio::time::sleep(wait).await;
             }
             attempt += 1;
-            match self.attempt(call, pick.index, deadline).await {
+            match self.attempt(call, (key.as_ref(), effect), pick.index, deadline).await {
                 Ok(reply) => {
                     pool.answered(pick.index);
                     return Ok(reply);
                 }
                 Err(Failed::Final(error)) => return Err(error),
+                Err(Failed::Unknown { error }) => {
+                    pool.failed(pick.index, None);
+                    unknown = Some(error.clone());
+                    (before, pause) = (Some(error), backoff(attempt));
+                }
                 Err(Failed::Elsewhere { error, rest }) => {
                     pool.failed(pick.index, rest);
                     (before, pause) = (Some(error), Duration::ZERO);
@@ -193,26 +243,70 @@ impl Client {
         }
     }
 
-    async fn attempt(&self, call: &Call, index: usize, deadline: Instant) -> Result<Reply, Failed> {
+    /// Sends `call` once, to the endpoint whose turn it is, and gives the answer before its body has come: for answers
+    /// that have no end. Whether the endpoint rests is up to the next call.
+    pub(crate) async fn open(&self, call: &Call) -> Result<Response<Incoming>, Error> {
+        let Inner { pool, transport, options } = &*self.0;
+        let pick = pool.pick();
+        tokio::time::sleep(pick.rest).await;
+        let endpoint = pool.get(pick.index);
+        let deadline = Instant::now() + options.timeout;
+        match transport.open(call.request(endpoint, None)?, deadline).await {
+            Ok(Ok(response)) => {
+                pool.answered(pick.index);
+                Ok(response)
+            }
+            Ok(Err(reply)) => match judge(reply, endpoint, Effect::Read) {
+                Ok(_) => Err(Error::Unexpected(format!("{endpoint} answers a watch without a stream"))),
+                Err(Failed::Final(error)) => Err(error),
+                // Nothing is in the dark where nothing is changed.
+                Err(Failed::Unknown { error }) => Err(error),
+                Err(Failed::Elsewhere { error, rest } | Failed::Everywhere { error, rest }) => {
+                    pool.failed(pick.index, rest);
+                    Err(error)
+                }
+            },
+            Err(SendError::NotSent(why) | SendError::MaybeSent(why)) => {
+                pool.failed(pick.index, None);
+                Err(Error::Unavailable { detail: format!("{endpoint} does not answer: {why}"), code: None })
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        call: &Call,
+        (key, effect): (Option<&HeaderValue>, Effect),
+        index: usize,
+        deadline: Instant,
+    ) -> Result<Reply, Failed> {
         let Inner { pool, transport, options } = &*self.0;
         let endpoint = pool.get(index);
-        let request = call.request(endpoint).map_err(Failed::Final)?;
-        let until = match call.effect {
-            Effect::Read => deadline.min(Instant::now() + options.read_attempt_timeout),
+        let request = call.request(endpoint, key).map_err(Failed::Final)?;
+        let until = match effect {
+            Effect::Read | Effect::Once => deadline.min(Instant::now() + options.read_attempt_timeout),
             Effect::Change => deadline,
         };
-        match (transport.send(request, until).await, call.effect) {
+        match (transport.send(request, until).await, effect) {
             (Ok(reply), effect) => judge(reply, endpoint, effect),
             (Err(SendError::NotSent(why)), _) | (Err(SendError::MaybeSent(why)), Effect::Read) => {
                 let error = Error::Unavailable { detail: format!("{endpoint} does not answer: {why}"), code: None };
                 Err(Failed::Elsewhere { error, rest: None })
             }
-            (Err(SendError::MaybeSent(why)), Effect::Change) => {
+            (Err(SendError::MaybeSent(why)), effect @ (Effect::Change | Effect::Once)) => {
                 pool.failed(index, None);
                 let detail = format!("{endpoint} was sent the change and gave no answer: {why}");
-                Err(Failed::Final(Error::Indeterminate { detail }))
+                Err(in_the_dark(Error::Indeterminate { detail }, effect))
             }
         }
+    }
+}
+
+/// A change whose outcome is unknown: one with an idempotency key is sent again.
+fn in_the_dark(error: Error, effect: Effect) -> Failed {
+    match effect {
+        Effect::Once => Failed::Unknown { error },
+        Effect::Read | Effect::Change => Failed::Final(error),
     }
 }
 
@@ -235,7 +329,7 @@ fn judge(reply: Reply, endpoint: &Endpoint, effect: Effect) -> Result<Reply, Fai
         (StatusCode::TOO_MANY_REQUESTS, _) => Failed::Everywhere { error: unavailable(), rest },
         (StatusCode::SERVICE_UNAVAILABLE, _) => Failed::Elsewhere { error: unavailable(), rest },
         (StatusCode::GATEWAY_TIMEOUT, Effect::Read) => Failed::Elsewhere { error: unavailable(), rest },
-        (status, Effect::Change) if status.is_server_error() => Failed::Final(indeterminate()),
+        (status, Effect::Change | Effect::Once) if status.is_server_error() => in_the_dark(indeterminate(), effect),
         _ => {
             let current_revision = reply.number(header::ETAG.as_str());
             let store_revision = reply.number(STORE_REVISION);
@@ -273,6 +367,7 @@ fn code_of(status: StatusCode) -> Code {
         404 => Code::NotFound,
         405 => Code::MethodNotAllowed,
         410 => Code::Compacted,
+        422 => Code::IdempotencyMismatch,
         412 => Code::PreconditionFailed,
         413 => Code::ValueTooLarge,
         429 => Code::Overloaded,
@@ -289,7 +384,7 @@ pub(crate) fn decode<T: DeserializeOwned>(reply: &Reply, effect: Effect) -> Resu
         let detail = format!("the answer ({}) is not what a hexkv node of this version says: {error}", reply.status);
         match effect {
             Effect::Read => Error::Unexpected(detail),
-            Effect::Change => Error::Indeterminate { detail },
+            Effect::Change | Effect::Once => Error::Indeterminate { detail },
         }
     })
 }

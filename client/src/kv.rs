@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use http::{Method, header};
 
-use crate::api::{Code, DeleteAnswer, Item, ListAnswer, PutAnswer, Ttl};
+use crate::api::{Code, CompactAnswer, CompactRequest, DeleteAnswer, Item, ListAnswer, PutAnswer, Ttl};
 use crate::client::{Call, Effect, STORE_REVISION, decode};
 use crate::encoding::{Query, key_path};
 use crate::transport::Reply;
@@ -60,6 +60,8 @@ pub struct ReadOptions {
     pub consistency: Consistency,
     /// The answering node waits until it has applied this revision: read your writes, with [`Consistency::Stale`].
     pub min_revision: Option<u64>,
+    /// Read the past: what this revision shows, while it is not compacted.
+    pub revision: Option<u64>,
 }
 
 impl ReadOptions {
@@ -69,6 +71,9 @@ impl ReadOptions {
         }
         if let Some(revision) = self.min_revision {
             query.add("min_revision", &revision.to_string());
+        }
+        if let Some(revision) = self.revision {
+            query.add("revision", &revision.to_string());
         }
     }
 }
@@ -111,6 +116,8 @@ pub struct PutOptions {
     pub lease: Option<PutLease>,
     /// Answer with the record that was replaced, too.
     pub prev: bool,
+    /// The same put under the same key is done once, however often it is sent: 1..=64 visible ASCII characters.
+    pub idempotency_key: Option<String>,
 }
 
 /// How to delete one key.
@@ -120,6 +127,8 @@ pub struct DeleteOptions {
     pub condition: Option<Condition>,
     /// Answer with the record that was removed, too.
     pub prev: bool,
+    /// As [`PutOptions::idempotency_key`].
+    pub idempotency_key: Option<String>,
 }
 
 /// A record as its node sent it.
@@ -191,7 +200,7 @@ pub enum KeyRange {
 }
 
 impl KeyRange {
-    fn add_to(&self, query: &mut Query) {
+    pub(crate) fn add_to(&self, query: &mut Query) {
         match self {
             Self::Prefix(prefix) => query.add("prefix", prefix),
             Self::Between { start: None, end: None } => query.add("prefix", ""),
@@ -327,7 +336,8 @@ impl Client {
             Some(PutLease::Ttl(ttl)) => query.add("ttl", &ttl.to_string()),
             None => {}
         }
-        let mut call = Call::change(Method::PUT, query.append_to(&key_path(key)?), value.into());
+        let target = query.append_to(&key_path(key)?);
+        let mut call = Call::once(Method::PUT, target, value.into(), options.idempotency_key.as_deref())?;
         if let Some(content_type) = &options.content_type {
             call.header(header::CONTENT_TYPE, content_type)?;
         }
@@ -346,10 +356,22 @@ impl Client {
         if options.prev {
             query.add("prev", "true");
         }
-        let mut call = Call::change(Method::DELETE, query.append_to(&key_path(key)?), Bytes::new());
+        let target = query.append_to(&key_path(key)?);
+        let mut call = Call::once(Method::DELETE, target, Bytes::new(), options.idempotency_key.as_deref())?;
         if let Some(condition) = options.condition {
             condition.add_to(&mut call)?;
         }
+        decode(&self.call(&call).await?, Effect::Change)
+    }
+
+    /// Forgets history: revisions below `revision` can be read and watched no more.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Code::Compacted`] when that is done already.
+    pub async fn compact(&self, revision: u64) -> Result<CompactAnswer, Error> {
+        let body = serde_json::to_vec(&CompactRequest { revision }).expect("a number is plain data");
+        let mut call = Call::change(Method::POST, "/api/compact".to_owned(), body.into());
+        call.header(header::CONTENT_TYPE, "application/json")?;
         decode(&self.call(&call).await?, Effect::Change)
     }
 
@@ -360,7 +382,7 @@ impl Client {
     pub async fn delete_prefix(&self, prefix: &str) -> Result<DeleteAnswer, Error> {
         let mut query = Query::default();
         query.add("prefix", prefix);
-        let call = Call::change(Method::DELETE, query.append_to("/api/kv"), Bytes::new());
+        let call = Call::once(Method::DELETE, query.append_to("/api/kv"), Bytes::new(), None)?;
         decode(&self.call(&call).await?, Effect::Change)
     }
 

@@ -7,6 +7,8 @@
 //! | [`kv`] | keys and values: get, put, delete, list |
 //! | [`lease`] | leases: keys that go when their lease ends |
 //! | [`txn`] | transactions: several operations at one revision |
+//! | [`coordination`] | locks, elections, the registry |
+//! | [`watch`] | what changes, as it happens |
 //! | [`cluster`] | members, leadership, health |
 //! | [`endpoint`] | addresses of nodes, and which of them are worth asking |
 //! | [`local`] | a cluster on this machine: names and ports by index, waiting for each other |
@@ -30,6 +32,7 @@
 pub mod api;
 pub mod client;
 pub mod cluster;
+pub mod coordination;
 pub mod encoding;
 pub mod endpoint;
 pub mod error;
@@ -39,6 +42,7 @@ pub mod local;
 pub mod port_holder;
 mod transport;
 pub mod txn;
+pub mod watch;
 
 pub use client::{Client, Options};
 pub use endpoint::Endpoint;

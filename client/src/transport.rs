@@ -4,8 +4,9 @@ use std::error::Error as StdError;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -70,6 +71,19 @@ impl Transport {
         answered.await.unwrap_or_else(|_| Err(SendError::MaybeSent("no answer in time".to_owned())))
     }
 
+    /// Sends `request`, and gives a successful answer once its head is there; any other one whole.
+    pub async fn open(
+        &self,
+        request: Request<Full<Bytes>>,
+        deadline: Instant,
+    ) -> Result<Result<Response<Incoming>, Reply>, SendError> {
+        let opened = async {
+            let response = self.0.request(request).await.map_err(|error| SendError::MaybeSent(chain(&error)))?;
+            if response.status().is_success() { Ok(Ok(response)) } else { whole(response).await.map(Err) }
+        };
+        timeout_at(deadline, opened).await.unwrap_or_else(|_| Err(SendError::MaybeSent("no answer in time".to_owned())))
+    }
+
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Reply, SendError> {
         let response = self.0.request(request).await.map_err(|error| {
             let text = chain(&error);
@@ -79,11 +93,15 @@ impl Transport {
                 SendError::MaybeSent(text)
             }
         })?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| SendError::MaybeSent(format!("answer cut off: {error}")))?.to_bytes();
-        Ok(Reply { status: head.status, headers: head.headers, body })
+        whole(response).await
     }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Reply, SendError> {
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| SendError::MaybeSent(format!("answer cut off: {error}")))?.to_bytes();
+    Ok(Reply { status: head.status, headers: head.headers, body })
 }
 
 /// Whether hyper gave the request back unwritten: it cancels only what it has not begun.

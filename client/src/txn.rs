@@ -58,9 +58,22 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn txn(&self, txn: &TxnRequest) -> Result<TxnAnswer, Error> {
+        self.txn_under(txn, None).await
+    }
+
+    /// As [`Client::txn`]; the same transaction under the same key is done once, however often it is sent: 1..=64
+    /// visible ASCII characters.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`crate::api::Code::IdempotencyMismatch`] when the key was used for something else.
+    pub async fn txn_once(&self, txn: &TxnRequest, idempotency_key: &str) -> Result<TxnAnswer, Error> {
+        self.txn_under(txn, Some(idempotency_key)).await
+    }
+
+    async fn txn_under(&self, txn: &TxnRequest, key: Option<&str>) -> Result<TxnAnswer, Error> {
         let body = serde_json::to_vec(txn)
             .map_err(|error| Error::Invalid(format!("the transaction cannot be written as JSON: {error}")))?;
-        let mut call = Call::change(Method::POST, "/api/txn".to_owned(), body.into());
+        let mut call = Call::once(Method::POST, "/api/txn".to_owned(), body.into(), key)?;
         call.header(header::CONTENT_TYPE, "application/json")?;
         decode(&self.call(&call).await?, Effect::Change)
     }

@@ -284,10 +284,10 @@ where
 
     fn belongs_here(&self, kind: Kind) -> bool {
         match kind {
-            Kind::Append => matches!(self.purpose, Purpose::Raft | Purpose::Heartbeat),
-            Kind::Vote | Kind::PreVote | Kind::TransferLeader => self.purpose == Purpose::Raft,
+            Kind::Append => matches!(self.purpose, Purpose::Raft | Purpose::Urgent),
+            Kind::Vote | Kind::PreVote | Kind::TransferLeader => self.purpose == Purpose::Urgent,
             Kind::SnapshotOffer | Kind::SnapshotChunk | Kind::SnapshotFinish => self.purpose == Purpose::Snapshot,
-            Kind::Peer => matches!(self.purpose, Purpose::Peer | Purpose::Guest),
+            Kind::Peer => matches!(self.purpose, Purpose::Peer | Purpose::Urgent | Purpose::Guest),
             Kind::Hello
             | Kind::Challenge
             | Kind::Proof

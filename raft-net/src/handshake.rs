@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Version of everything that nodes send each other. Nodes of different versions refuse each other.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// Node id that stands for "whoever listens there".
 pub(crate) const ANY_NODE: NodeId = 0;
 
@@ -273,11 +273,11 @@ mod tests {
 
     #[tokio::test]
     async fn members_of_one_cluster_learn_who_the_other_is() {
-        let (a, b) = shake((node(Some(9), 1), "c"), (node(Some(9), 2), "c"), Purpose::Heartbeat, 2).await;
+        let (a, b) = shake((node(Some(9), 1), "c"), (node(Some(9), 2), "c"), Purpose::Urgent, 2).await;
         let (a, (b, purpose)) = (a.unwrap(), b.unwrap());
         assert_eq!((a.node_id, b.node_id), (2, 1));
         assert_eq!((a.name.as_str(), b.incarnation, b.guest), ("n2@here", 3, false));
-        assert_eq!(purpose, Purpose::Heartbeat);
+        assert_eq!(purpose, Purpose::Urgent);
     }
 
     #[tokio::test]

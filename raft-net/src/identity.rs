@@ -42,10 +42,10 @@ impl fmt::Display for PeerIdentity {
 /// What a connection is for. Each purpose has its own connection, so that bulk never delays what is urgent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Purpose {
-    /// Log replication, votes, leadership transfer.
+    /// Log replication.
     Raft,
-    /// Heartbeats.
-    Heartbeat,
+    /// Heartbeats, votes, leadership transfer; and small questions, which keep it open.
+    Urgent,
     /// Snapshot transfer.
     Snapshot,
     /// [`crate::rpc::PeerRequest`]s between members.

@@ -126,6 +126,22 @@ impl<T: Transport> Network<T> {
         decode_answer("peer response", &call.within(timeout).await?)
     }
 
+    /// As [`Self::request`], over the connection for what must not wait, which votes take too. Who asks this way now and
+    /// then, and little at a time, finds it open when an election begins.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn request_urgent(
+        &self,
+        target: NodeId,
+        address: &str,
+        request: PeerRequest,
+        timeout: Duration,
+    ) -> Result<PeerResponse, NetError> {
+        let call = self.submit(target, address, Purpose::Urgent, Kind::Peer, &request)?;
+        decode_answer("peer response", &call.within(timeout).await?)
+    }
+
     /// Asks whoever listens at `address`, as a guest, over a connection of its own. Also says who answered.
     ///
     /// # Errors

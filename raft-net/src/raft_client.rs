@@ -57,7 +57,7 @@ impl<T: Transport> RaftNetworkFactory<TypeConfig> for PeerFactory<T> {
     }
 
     async fn new_heartbeat_client(&mut self, target: NodeId, node: &NodeAddress) -> PeerClient<T> {
-        self.client(target, node, Purpose::Heartbeat)
+        self.client(target, node, Purpose::Urgent)
     }
 
     async fn new_snapshot_client(&mut self, target: NodeId, node: &NodeAddress) -> PeerClient<T> {
@@ -77,9 +77,13 @@ pub struct PeerClient<T: Transport> {
 impl<T: Transport> PeerClient<T> {
     /// Queues a request to the peer at the newest address known.
     pub(crate) fn submit<B: Serialize>(&self, kind: Kind, body: &B) -> Result<Call, NetError> {
+        self.submit_for(self.purpose, kind, body)
+    }
+
+    fn submit_for<B: Serialize>(&self, purpose: Purpose, kind: Kind, body: &B) -> Result<Call, NetError> {
         let known = self.network.address_book().get(self.target);
         let address = known.as_deref().unwrap_or(&self.member_address);
-        self.network.submit(self.target, address, self.purpose, kind, body)
+        self.network.submit(self.target, address, purpose, kind, body)
     }
 
     /// What runs work that blocks.
@@ -87,13 +91,14 @@ impl<T: Transport> PeerClient<T> {
         self.network.driver()
     }
 
+    /// Asks what an election waits for: never behind entries, and not on a connection that has to be made first.
     async fn ask<B: Serialize, R: DeserializeOwned>(
         &self,
         kind: Kind,
         body: &B,
         timeout: Duration,
     ) -> Result<R, NetError> {
-        let frame: Frame = self.submit(kind, body)?.within(timeout).await?;
+        let frame: Frame = self.submit_for(Purpose::Urgent, kind, body)?.within(timeout).await?;
         decode_answer("answer of a Raft peer", &frame)
     }
 

@@ -1,7 +1,11 @@
 //! What nodes ask each other, apart from Raft's own messages.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use hexkv_store::{
     NodeId, Proposal,
+    change_log::ChangeRecord,
     lease::{Lease, LeasePage, LeaseView},
     member::Member,
     outcome::Outcome,
@@ -28,6 +32,8 @@ pub enum PeerRequest {
     TransferLeader(NodeId),
     /// State hash of this node.
     StateHash,
+    /// What changed, on behalf of a node that holds no data; only the leader answers.
+    Changes(ChangesRequest),
     /// Let a lease live for its full time to live from now; only the leader can.
     KeepAlive(u64),
     /// A lease with its first keys; only the leader knows how long it lives.
@@ -70,6 +76,8 @@ pub enum PeerResponse {
     TransferStarted,
     /// To [`PeerRequest::StateHash`].
     StateHash(StateHash),
+    /// To [`PeerRequest::Changes`].
+    Changes(ChangesAnswer),
     /// To [`PeerRequest::KeepAlive`].
     KeptAlive(Lease),
     /// To [`PeerRequest::Lease`].
@@ -123,13 +131,50 @@ pub struct LeaseStatus {
     pub remaining_ms: u64,
 }
 
+/// What changed after a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangesRequest {
+    /// The asking node has everything up to this revision.
+    pub after: u64,
+    /// And so many bytes of the next record's encoding: see [`ChangesAnswer::Piece`].
+    pub skip_bytes: u64,
+    /// Wait so long for the next record when there is none, in milliseconds.
+    pub wait_ms: u64,
+}
+
+/// The answer to a [`ChangesRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ChangesAnswer {
+    /// The next records, without a gap.
+    Records {
+        /// Empty when there is none yet.
+        records: Vec<Arc<ChangeRecord>>,
+        /// Newest revision of the answering node.
+        newest: u64,
+    },
+    /// The next record is too large for one answer.
+    Piece {
+        /// Length of its encoding.
+        total_bytes: u64,
+        /// What follows the bytes that the asking node has.
+        bytes: Bytes,
+    },
+    /// The next record is compacted.
+    Compacted {
+        /// Smallest revision that can be asked for as `after`.
+        oldest: u64,
+        /// Newest revision of the answering node.
+        newest: u64,
+    },
+}
+
 /// A read of user data.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ReadRequest {
     /// One key.
     Get {
         /// The key.
-        key: bytes::Bytes,
+        key: Bytes,
         /// At this revision, 0 = the newest.
         revision: u64,
     },

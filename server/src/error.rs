@@ -9,6 +9,8 @@ use hexkv_client::api::{Code, Problem};
 use hexkv_raft_net::rpc::PeerError;
 use hexkv_store::{StoreError, outcome::Refusal};
 
+use crate::routes::idempotency::IDEMPOTENT_REPLAY;
+
 /// Seconds that `Retry-After` names: an election is over by then, and a burst has drained.
 const RETRY_AFTER_SECONDS: u32 = 1;
 
@@ -22,12 +24,14 @@ pub struct Error {
     pub detail: String,
     /// Current revision of the key, for a failed condition.
     pub current_revision: Option<u64>,
+    /// It is what came of an earlier attempt with the same idempotency key.
+    pub replayed: bool,
 }
 
 impl Error {
     /// An error of kind `code`.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), current_revision: None }
+        Self { code, detail: detail.into(), current_revision: None, replayed: false }
     }
 
     /// 400.
@@ -48,7 +52,7 @@ impl Error {
         Self::new(
             Code::OutcomeUnknown,
             format!(
-                "{why}; the change may or may not have happened. Read the key before you write it again, or write with If-Match"
+                "{why}; the change may or may not have happened. Send it again with the same Idempotency-Key to learn the outcome; without one, read the key before you write it again, or write with If-Match"
             ),
         )
     }
@@ -66,6 +70,14 @@ impl Error {
         Self::new(
             Code::Overloaded,
             "too many changes are in flight; nothing was changed. Retry after the time in Retry-After",
+        )
+    }
+
+    /// 429: for listings.
+    pub fn answers_overloaded() -> Self {
+        Self::new(
+            Code::Overloaded,
+            "too many listings are being sent; retry after the time in Retry-After, or ask for smaller pages (limit=)",
         )
     }
 
@@ -137,6 +149,19 @@ impl From<Refusal> for Error {
             Refusal::Undecodable(_) => {
                 Self::new(Code::Unavailable, format!("{detail}; upgrade the nodes to one version"))
             }
+            Refusal::IdempotencyMismatch => Self::new(
+                Code::IdempotencyMismatch,
+                format!(
+                    "{detail}; nothing was changed. Take a new key for each change, and send a retry exactly as the first attempt"
+                ),
+            ),
+            Refusal::IdempotencyFull => Self::new(
+                Code::Overloaded,
+                format!("{detail}; nothing was changed. Retry later, or send fewer changes with an Idempotency-Key"),
+            ),
+            Refusal::AnswerTooLarge { .. } => Self::invalid(format!(
+                "{detail}; nothing was changed. Ask again under a new key, without prev and with fewer reads in the transaction"
+            )),
             Refusal::Limit { .. } | Refusal::TooManyMembers | Refusal::InvalidArgument(_) => Self::invalid(detail),
         }
     }
@@ -152,6 +177,9 @@ impl IntoResponse for Error {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        if self.replayed {
+            headers.insert(IDEMPOTENT_REPLAY, HeaderValue::from_static("true"));
         }
         if let Some(revision) = self.current_revision {
             let etag = HeaderValue::try_from(format!("\"{revision}\"")).expect("digits in quotes are a header value");

@@ -1,25 +1,71 @@
 //! The HTTP listener: connections with limits, and a stop that lets requests finish.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use axum::Router;
+use axum::{Router, http::Request};
+use hexkv_client::api::Code;
 use hexkv_raft_net::transport::Listener;
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
 };
-use tokio::sync::Semaphore;
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_util::sync::CancellationToken;
+use tower_service::Service;
 
-/// A client that needs longer to send its request head is cut off.
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::{error::Error, write_deadline::WriteDeadline};
+
+/// A client that needs longer to send its request head is cut off; also one that sends nothing on a kept connection.
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest request head and read buffer, in bytes: a key of 4 KiB is 12 KiB percent-encoded.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// A client that takes nothing of its answer for so long is cut off.
+pub const ANSWER_TAKEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections beyond the limit that are told so at a time; further ones are closed without a word.
+const REFUSALS_MAX: usize = 64;
+/// Longest time for telling one.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// After the listener failed to accept (out of file descriptors), it waits so long.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// Serves `router` until `stopping`; then no new connections, and at most `drain` for the requests in progress.
+/// Once the server stops, streams without an end have so long to say goodbye to their clients.
+const STREAM_DRAIN: Duration = Duration::from_millis(500);
+
+/// What a handler can tell of the connection that its request came on: an extension of each request.
+#[derive(Debug, Clone, Default)]
+pub struct Connection {
+    streams: Arc<AtomicBool>,
+}
+
+impl Connection {
+    /// The answer on this connection has no end of its own: when the server stops it is not waited for, because a client
+    /// that does not read would delay the stop.
+    pub fn streams(&self) {
+        self.streams.store(true, Ordering::Release);
+    }
+
+    /// Completes when a connection with such an answer is to be dropped.
+    async fn overdue(&self, stopping: &CancellationToken) {
+        stopping.cancelled().await;
+        tokio::time::sleep(STREAM_DRAIN).await;
+        if !self.streams.load(Ordering::Acquire) {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Serves `router` until `stopping`, `connections_max` connections at a time; further ones are refused. Then no new
+/// connections, and at most `drain` for the requests in progress.
 pub async fn serve(
     mut listener: impl Listener,
     router: Router,
@@ -28,22 +74,17 @@ pub async fn serve(
     drain: Duration,
 ) {
     let room = Arc::new(Semaphore::new(connections_max));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let graceful = GracefulShutdown::new();
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_TIMEOUT)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .pipeline_flush(true);
+    // Without hyper's `pipeline_flush`: it lifts the bound of what is buffered for a client that does not read, holds an
+    // answer back while more input waits, and loses it when the connection ends there, as after a refused request.
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
     loop {
-        let (permit, accepted) = tokio::select! {
-            both = async {
-                let permit = room.clone().acquire_owned().await;
-                (permit, listener.accept().await)
-            } => both,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = stopping.cancelled() => break,
         };
-        let permit = permit.expect("the semaphore is never closed");
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(e) => {
@@ -52,11 +93,29 @@ pub async fn serve(
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone());
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            if let Ok(permit) = refusals.clone().try_acquire_owned() {
+                tokio::spawn(refuse(stream, permit));
+            }
+            continue;
+        };
+        let stream = WriteDeadline::new(stream, ANSWER_TAKEN_TIMEOUT);
+        let control = Connection::default();
+        let (router, told) = (router.clone(), control.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(told.clone());
+            router.clone().call(request)
+        });
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        let stopping = stopping.clone();
         tokio::spawn(async move {
-            if let Err(e) = connection.await {
-                tracing::debug!(error = %e, "a connection ended early");
+            tokio::select! {
+                ended = connection => {
+                    if let Err(e) = ended {
+                        tracing::debug!(error = %e, "a connection ended early");
+                    }
+                }
+                () = control.overdue(&stopping) => tracing::debug!("a stream's client does not read; it is cut off"),
             }
             drop(permit);
         });
@@ -65,4 +124,23 @@ pub async fn serve(
     if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
         tracing::warn!(?drain, "some requests did not finish in time");
     }
+}
+
+/// Tells a client that there is no room for its connection, whatever it was about to ask, and closes it.
+async fn refuse(mut stream: impl AsyncWrite + Unpin, permit: OwnedSemaphorePermit) {
+    let detail = "this node has as many connections as it takes; nothing was changed. Retry, or ask another node";
+    let problem = Error::new(Code::Overloaded, detail).problem();
+    let body = serde_json::to_string(&problem).expect("a problem document is plain data");
+    let answer = format!(
+        "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let told = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await
+    };
+    if !matches!(tokio::time::timeout(REFUSAL_TIMEOUT, told).await, Ok(Ok(()))) {
+        tracing::debug!("a connection beyond the limit was closed before it was told why");
+    }
+    drop(permit);
 }

@@ -10,22 +10,26 @@
 //! | [`proposals`], [`admission`] | the way of a change |
 //! | [`kv`], [`reads`] | the way of a read |
 //! | [`formation`], [`membership`], [`reconciler`], [`monitor`] | how a cluster forms, changes and is watched |
+//! | [`watch`] | what changed, for whoever follows it |
 //! | [`leases`] | who lives how long |
+//! | [`coordination`] | locks, elections, the registry |
 //! | [`compaction`] | how much history is kept |
 //! | [`service`] | what other nodes may ask |
-//! | [`routes`], [`http_server`] | the HTTP API |
+//! | [`routes`], [`http_server`], [`write_deadline`] | the HTTP API |
 //! | [`discovery`], [`naming`] | names to addresses |
-//! | [`status`], [`error`], [`logging`] | what is told |
+//! | [`status`], [`error`], [`logging`], [`join_log`] | what is told |
 
 pub mod admission;
 pub mod compaction;
 pub mod config;
+pub mod coordination;
 pub mod core;
 pub mod discovery;
 pub mod environment;
 pub mod error;
 pub mod formation;
 pub mod http_server;
+pub mod join_log;
 pub mod kv;
 pub mod leases;
 pub mod logging;
@@ -41,3 +45,5 @@ pub mod routes;
 pub mod run;
 pub mod service;
 pub mod status;
+pub mod watch;
+pub mod write_deadline;

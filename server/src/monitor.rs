@@ -9,7 +9,8 @@ use std::{
 
 use futures_util::future::join_all;
 use hexkv_raft_net::rpc::{ClusterInfo, PeerRequest, PeerResponse, StateHash};
-use hexkv_store::{NodeId, command::Command, member::Member};
+use hexkv_store::{NodeId, command::Command, member::Member, raft_types::Vote};
+use openraft::{async_runtime::WatchReceiver, impls::leader_id_adv::LeaderId, raft::AppendEntriesRequest};
 use tokio::time::Instant;
 
 use crate::{
@@ -45,13 +46,16 @@ pub async fn run(node: Arc<Node>, core: Arc<Core>) {
             continue;
         }
         let work = async {
-            if core.is_leader() || ask_leader(&node).await {
+            // A leader is in touch when a majority confirms it: it may have been deposed, and removed, unawares.
+            if !core.is_leader() && ask_leader(&node).await {
                 leader_seen = Instant::now();
             } else if node.position() != Position::Holder || leader_seen.elapsed() > LEADERLESS {
                 ask_others(&node, &core).await;
             }
             if node.position() == Position::Holder {
-                stay_fresh(&core).await;
+                if stay_fresh(&core).await && core.is_leader() {
+                    leader_seen = Instant::now();
+                }
                 compare_states(&node, &core).await;
                 tell_changes(&node, &core, &mut down);
             }
@@ -65,11 +69,14 @@ pub async fn run(node: Arc<Node>, core: Arc<Core>) {
     }
 }
 
-/// Keeps the bound on how old this node's state is small, so that stale reads can tell it without asking anyone.
-async fn stay_fresh(core: &Core) {
-    if let Err(e) = confirm(core, Instant::now() + ASK_TIMEOUT).await {
+/// Keeps the bound on how old this node's state is small, so that stale reads can tell it without asking anyone. Answers
+/// whether a majority confirmed it.
+async fn stay_fresh(core: &Core) -> bool {
+    let confirmed = confirm(core, Instant::now() + ASK_TIMEOUT).await;
+    if let Err(e) = &confirmed {
         tracing::debug!(error = %e, "this node's state could not be confirmed");
     }
+    confirmed.is_ok()
 }
 
 /// Logs members that went down or came back since the last look.
@@ -85,12 +92,13 @@ fn tell_changes(node: &Node, core: &Core, down: &mut BTreeSet<String>) {
     }
 }
 
-/// Asks all other members for their state hash: it shows that they live, and that their state is ours.
+/// Asks all other members for their state hash: it shows that they live, and that their state is ours. And it keeps a
+/// connection to each of them open, so that an election need not begin with making it.
 async fn compare_states(node: &Arc<Node>, core: &Core) {
     let others: Vec<Member> = core.state.members().into_iter().filter(|m| m.node_id != core.id).collect();
     let ask = |m: &Member| {
         let (id, address) = (m.node_id, m.raft.clone());
-        async move { (id, node.network.request(id, &address, PeerRequest::StateHash, ASK_TIMEOUT).await) }
+        async move { (id, node.network.request_urgent(id, &address, PeerRequest::StateHash, ASK_TIMEOUT).await) }
     };
     let answers: BTreeMap<NodeId, StateHash> = join_all(others.iter().map(ask))
         .await
@@ -138,7 +146,8 @@ async fn ask_leader(node: &Node) -> bool {
     }
 }
 
-/// A node that is not in touch with its leader, or holds no data, learns from the others what the cluster is.
+/// A node that is not in touch with its leader, or holds no data, learns from the others what the cluster is. If it holds
+/// itself for the leader, and another one was elected later, it leads no more.
 async fn ask_others(node: &Node, core: &Core) {
     let identity = node.identity();
     if identity.cluster_id.is_none() {
@@ -165,8 +174,39 @@ async fn ask_others(node: &Node, core: &Core) {
         !info.members.is_empty() && info.applied_index >= applied && info.cluster_id == identity.cluster_id
     };
     let best = told.filter(knows_more).max_by_key(|info| (info.term, info.leader.is_some(), info.applied_index));
-    if let Some(info) = best {
-        node.observe(Some(info));
+    let Some(info) = best else { return };
+    if core.is_leader() {
+        step_down(node, core, &info).await;
+    }
+    node.observe(Some(info));
+}
+
+/// A deposed leader that was removed hears of it from nobody: whoever leads now sends it nothing, the voters that it
+/// knows may be gone, and openraft sends no heartbeats between a hand-over and the next election. So it asks the leader
+/// that the others named, and takes its answer for the heartbeat that it did not get.
+async fn step_down(node: &Node, core: &Core, told: &ClusterInfo) {
+    let own = core.raft.server_metrics().borrow_watched().vote.leader_id;
+    let named = told.leader.filter(|id| *id != core.id && told.term > own.term);
+    let Some(leader) = told.members.iter().find(|m| Some(m.node_id) == named) else { return };
+    let asked = node.network.request(leader.node_id, &leader.raft, PeerRequest::ClusterInfo, ASK_TIMEOUT).await;
+    let Ok(PeerResponse::ClusterInfo(info)) = asked else { return };
+    // What others say of a leader may mix two terms; only a leader names itself together with its own term.
+    let leads = info.node_id == leader.node_id && info.leader == Some(info.node_id) && info.term > own.term;
+    if !leads || info.cluster_id != node.identity().cluster_id {
+        return;
+    }
+    let vote = Vote { leader_id: LeaderId { term: info.term, node_id: info.node_id }, committed: true };
+    let heartbeat = AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
+    match core.raft.append_entries(heartbeat).await {
+        Ok(answer) => {
+            tracing::warn!(
+                leader = leader.name,
+                term = info.term,
+                ?answer,
+                "deposed unawares; this node leads no more"
+            );
+        }
+        Err(e) => tracing::warn!(error = %e, "Raft was not told that this node leads no more; it is tried again"),
     }
 }
 

@@ -20,13 +20,17 @@ use crate::{
     core::{Core, CorePlace, StartError, known_leader},
     environment::Environment,
     error::Error,
+    join_log::JoinLog,
     naming::Naming,
+    watch::Watches,
 };
 
 /// Most listings that are read at a time; further ones wait.
-const SCANS_MAX: usize = 8;
+pub const SCANS_MAX: usize = 8;
 /// Most bytes of request bodies in memory that are being received; further ones are refused.
-const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+pub const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Most bytes of large answers in memory that are being sent; further ones are refused.
+pub const ANSWERS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// A voter that answered within this time can take leadership over.
 const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -66,8 +70,14 @@ pub struct Node {
     pub admission: Admission,
     /// Bodies that are being received.
     pub bodies: Admission,
+    /// Listings that are being sent.
+    pub answers: Admission,
     /// Listings that are being read.
     pub scans: Arc<Semaphore>,
+    /// Nodes that ask to join.
+    pub joins: JoinLog,
+    /// Who follows the changes.
+    pub watches: Watches,
     /// Serializes join, leave and stop.
     pub lifecycle: tokio::sync::Mutex<()>,
     /// Ends everything that is not a core's.
@@ -99,6 +109,7 @@ impl Node {
     ) -> Arc<Self> {
         let admission = Admission::new(config.proposals_max, config.proposals_bytes_max as usize);
         let bodies = Admission::new(config.connections_max, BODIES_BYTES_MAX);
+        let answers = Admission::new(config.connections_max, ANSWERS_BYTES_MAX);
         Arc::new(Self {
             name: config.node_name.to_string(),
             addresses,
@@ -106,7 +117,10 @@ impl Node {
             network,
             admission,
             bodies,
+            answers,
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            joins: JoinLog::default(),
+            watches: Watches::default(),
             lifecycle: tokio::sync::Mutex::new(()),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -177,6 +191,7 @@ impl Node {
     pub fn set_divergent(&self, why: String) {
         tracing::error!(why, "this node's state differs from the other nodes'; it serves no reads until it is rebuilt");
         *self.divergent.write() = Some(why);
+        self.watches.end();
     }
 
     /// This node as a member, under node id `id`.
@@ -246,6 +261,7 @@ impl Node {
         let before = std::mem::replace(&mut *self.position.write(), position);
         if before != position {
             tracing::info!(from = ?before, to = ?position, "position in the cluster changed");
+            self.watches.end();
         }
     }
 
@@ -388,7 +404,10 @@ fn local_info(core: &Core) -> ClusterInfo {
     let metrics = core.raft.server_metrics();
     let (leader, term, membership) = {
         let m = metrics.borrow_watched();
-        (known_leader(&m), m.vote.leader_id.term, m.membership_config.clone())
+        // The vote is the durable one, and may lag. Who names itself as the leader does so with a term that it led in.
+        let led = m.vote.committed && m.vote.leader_id.node_id == core.id;
+        let leader = known_leader(&m).filter(|id| *id != core.id || led);
+        (leader, m.vote.leader_id.term, m.membership_config.clone())
     };
     ClusterInfo {
         node_id: core.id,

@@ -4,13 +4,39 @@ use std::time::Duration;
 
 use hexkv_client::api::Code;
 use hexkv_raft_net::rpc::{PeerError, PeerRequest, PeerResponse};
-use hexkv_store::{NodeId, Proposal, command::Command, outcome::Outcome};
+use hexkv_store::{
+    NodeId, Proposal,
+    command::Command,
+    dedupe::Idempotency,
+    outcome::{Outcome, Refusal},
+};
 use tokio::time::Instant;
 
 use crate::{core::WriteError, error::Error, node::Node};
 
 /// How long to wait before the leader is looked up again, when nobody leads or the one we asked does not.
 const LEADER_RETRY: Duration = Duration::from_millis(20);
+
+/// An attempt at a change with an idempotency key ends after this, so that another leader is asked in time.
+const ONCE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a request for a change says besides the command.
+#[derive(Debug, Clone)]
+pub struct ChangeContext {
+    /// Its client may send it again, and it is done once.
+    pub idempotency: Option<Idempotency>,
+    /// Give up after.
+    pub timeout: Duration,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// What it did.
+    pub outcome: Outcome,
+    /// An attempt before this one did it.
+    pub replayed: bool,
+}
 
 /// One attempt's end, when it is not the last.
 enum Attempt {
@@ -21,29 +47,59 @@ enum Attempt {
 }
 
 impl Node {
-    /// Proposes `command` and waits for its outcome, at most `timeout`. Attempts that certainly did nothing (no
-    /// leader, not the leader, not reached) are repeated until then: [`Error::no_leader`] means that
-    /// nothing happened, [`Error::outcome_unknown`] that it may have. A refusal is an error.
+    /// As [`Node::propose_change`], for changes that nobody sends again.
     pub async fn propose(&self, command: &Command, timeout: Duration) -> Result<Outcome, Error> {
-        match self.propose_any(command, timeout).await? {
-            Outcome::Refused(refusal) => Err(refusal.into()),
-            outcome => Ok(outcome),
-        }
+        let context = ChangeContext { idempotency: None, timeout };
+        self.propose_change(command, &context).await.map(|changed| changed.outcome)
     }
 
     /// As [`Node::propose`]; a refusal is an outcome.
     pub async fn propose_any(&self, command: &Command, timeout: Duration) -> Result<Outcome, Error> {
-        let deadline = Instant::now() + timeout;
-        let proposal = Proposal::new(command);
+        let context = ChangeContext { idempotency: None, timeout };
+        self.propose_change_any(command, &context).await.map(|changed| changed.outcome)
+    }
+
+    /// As [`Node::propose_change_any`]; a refusal is an error.
+    pub async fn propose_change(&self, command: &Command, context: &ChangeContext) -> Result<Changed, Error> {
+        let changed = self.propose_change_any(command, context).await?;
+        match changed.outcome {
+            Outcome::Refused(refusal) => Err(Error { replayed: changed.replayed, ..refusal.into() }),
+            outcome => Ok(Changed { outcome, ..changed }),
+        }
+    }
+
+    /// Proposes `command` and waits for its outcome, as long as `context` says. Attempts that certainly did nothing (no
+    /// leader, not the leader, not reached) are repeated until then: [`Error::no_leader`] means that
+    /// nothing happened, [`Error::outcome_unknown`] that it may have. With an idempotency key, attempts that may have
+    /// done it are repeated too. A refusal is an outcome.
+    pub async fn propose_change_any(&self, command: &Command, context: &ChangeContext) -> Result<Changed, Error> {
+        let deadline = Instant::now() + context.timeout;
+        let once = context.idempotency.is_some();
+        let proposal = Proposal::new(command).once(context.idempotency.clone());
         let _admitted = self.admission.admit(proposal.size_bytes()).ok_or_else(Error::overloaded)?;
         let (mut hint, mut life) = (None, None);
+        let mut unknown: Option<Error> = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(self.why_no_leader());
+                return Err(unknown.unwrap_or_else(|| self.why_no_leader()));
             }
-            match self.attempt(&proposal, hint.take(), &mut life, left).await {
-                Attempt::Done(result) => return result,
+            let patience = if once { left.min(ONCE_ATTEMPT_TIMEOUT) } else { left };
+            match self.attempt(&proposal, hint.take(), &mut life, patience).await {
+                Attempt::Done(Ok(Outcome::Refused(Refusal::IdempotencyFull))) if unknown.is_some() => {
+                    tokio::time::sleep(LEADER_RETRY.min(left)).await;
+                }
+                Attempt::Done(Ok(outcome)) => return Ok(settled(outcome)),
+                Attempt::Done(Err(error)) if once && error.code == Code::OutcomeUnknown => {
+                    tracing::debug!(%error, "a change with an idempotency key is proposed again");
+                    unknown = Some(error);
+                    tokio::time::sleep(LEADER_RETRY.min(left)).await;
+                }
+                // What this attempt says of itself is not true of those before it.
+                Attempt::Done(Err(error)) if unknown.is_some() && error.code == Code::Overloaded => {
+                    tokio::time::sleep(LEADER_RETRY.min(left)).await;
+                }
+                Attempt::Done(Err(error)) => return Err(unknown.unwrap_or(error)),
                 Attempt::NotDone(Some(leader)) if Some(leader) != self.leader_id() => hint = Some(leader),
                 Attempt::NotDone(_) => tokio::time::sleep(LEADER_RETRY.min(left)).await,
             }
@@ -93,5 +149,13 @@ impl Node {
                 Attempt::NotDone(None)
             }
         }
+    }
+}
+
+/// The answer of an attempt that reached apply.
+fn settled(outcome: Outcome) -> Changed {
+    match outcome {
+        Outcome::Replayed(first) => Changed { outcome: *first, replayed: true },
+        outcome => Changed { outcome, replayed: false },
     }
 }

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
+use hexkv_raft_net::rpc::PeerRequest;
 use hexkv_store::{NodeAddress, NodeId, command::Command, member::Member};
 use openraft::{ChangeMembers, async_runtime::WatchReceiver, raft::Precondition};
 
@@ -22,6 +24,8 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 const CAUGHT_UP_ENTRIES: u64 = 64;
 /// A member that answered within this time can be given the data.
 const REACHABLE_WITHIN: Duration = Duration::from_millis(1500);
+/// Those who are to vote, or to lead, must answer within this time before that is proposed.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the reconciler decides on.
 #[derive(Debug, Clone, Default)]
@@ -115,9 +119,12 @@ fn change_voters(
                 (!target.is_subset(voters)).then(|| Step::SetVoters(voters.union(&target).copied().collect())),
             );
     }
-    // Voters of whom no majority answers could never commit their own configuration.
-    let answering = target.intersection(&facts.reachable).count();
-    (answering * 2 > target.len()).then_some(Step::SetVoters(target))
+    is_majority(&facts.reachable, &target).then_some(Step::SetVoters(target))
+}
+
+/// Voters of whom no majority answers could never commit their own configuration.
+fn is_majority(answering: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>) -> bool {
+    voters.intersection(answering).count() * 2 > voters.len()
 }
 
 /// The members that should vote: those that do and stay, then learners, then reachable standbys by name.
@@ -202,7 +209,14 @@ fn look(node: &Node, core: &Core) -> Option<(Step, MembershipLogId)> {
 async fn take(node: &Node, core: &Core, step: Step, decided_on: MembershipLogId) -> Result<(), String> {
     let unchanged = [Precondition::LastMembershipLogId { last_membership_log_id: decided_on }];
     let changes = match step {
-        Step::FinishJoint(voters) | Step::SetVoters(voters) => ChangeMembers::ReplaceAllVoters(voters),
+        Step::FinishJoint(voters) => ChangeMembers::ReplaceAllVoters(voters),
+        Step::SetVoters(voters) => {
+            let answering = answering_now(node, core, &voters).await;
+            if !is_majority(&answering, &voters) {
+                return Err(format!("of the voters to be {voters:x?} only {answering:x?} answer"));
+            }
+            ChangeMembers::ReplaceAllVoters(voters)
+        }
         Step::AddLearner(id) => {
             let member = core.state.members().into_iter().find(|m| m.node_id == id).ok_or("the member is gone")?;
             node.network.address_book().set(id, member.raft.clone());
@@ -210,6 +224,10 @@ async fn take(node: &Node, core: &Core, step: Step, decided_on: MembershipLogId)
         }
         Step::DropLearners(ids) => ChangeMembers::RemoveNodes(ids),
         Step::HandOver(to) => {
+            // openraft serves nobody between the hand-over and the next election.
+            if !answering_now(node, core, &BTreeSet::from([to])).await.contains(&to) {
+                return Err(format!("{to:x}, which is to lead, does not answer"));
+            }
             core.raft.trigger().transfer_leader(to).await.map_err(|e| e.to_string())?;
             // The trigger only asks; the caller bounds the wait.
             let mut server = core.raft.server_metrics();
@@ -223,6 +241,22 @@ async fn take(node: &Node, core: &Core, step: Step, decided_on: MembershipLogId)
         }
     };
     core.raft.change_membership_if(changes, false, unchanged).await.map(|_| ()).map_err(|e| e.to_string())
+}
+
+/// Which of `ids` answer at this moment, this node among them. Whoever lost its disk answers under another id, if at all, and
+/// so does not count: a joint configuration that needs it could never be finished.
+pub(crate) async fn answering_now(node: &Node, core: &Core, ids: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    let members = core.state.members();
+    let others = members.iter().filter(|m| m.node_id != core.id && ids.contains(&m.node_id));
+    let ask = |m: &Member| {
+        let (id, address) = (m.node_id, m.raft.clone());
+        async move {
+            let asked = node.network.request(id, &address, PeerRequest::ClusterInfo, PROBE_TIMEOUT).await;
+            asked.is_ok().then_some(id)
+        }
+    };
+    let answered = join_all(others.map(ask)).await.into_iter().flatten();
+    answered.chain(ids.contains(&core.id).then_some(core.id)).collect()
 }
 
 #[cfg(test)]

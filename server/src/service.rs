@@ -1,6 +1,6 @@
 //! What this node answers to other nodes.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use hexkv_raft_net::{
@@ -8,8 +8,8 @@ use hexkv_raft_net::{
     rpc::{MemberHealth, PeerError, PeerRequest, PeerResponse, ReadRequest, ReadResult, StateHash},
 };
 use hexkv_store::{
-    NodeId, Proposal, StoreError, command::Command, driver::Driver, fs::SharedFs, member::Member, record::KeyRecord,
-    state_machine::StateMachine,
+    NodeId, Proposal, StoreError, command::Command, driver::Driver, fs::SharedFs, member::Member, outcome::Outcome,
+    record::KeyRecord, state_machine::StateMachine,
 };
 use openraft::async_runtime::WatchReceiver;
 
@@ -19,6 +19,8 @@ use crate::{
     leases::{keep_alive_here, lease_here, leases_here},
     node::{Node, wire_identity},
     reads::wait_applied,
+    reconciler::answering_now,
+    watch::answer_changes,
 };
 
 /// Longest that a peer's request is worked on; the asking node gives up no later.
@@ -100,6 +102,10 @@ async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> R
             leases_here(&core, after, limit, PEER_REQUEST_TIMEOUT).await.map(PeerResponse::Leases)
         }
         PeerRequest::StateHash => Ok(PeerResponse::StateHash(state_hash(&core))),
+        PeerRequest::Changes(request) => {
+            leads(node, &core)?;
+            answer_changes(&core.state, &request).await.map(PeerResponse::Changes).map_err(unavailable)
+        }
     }
 }
 
@@ -182,8 +188,15 @@ async fn admit(node: &Node, core: &Core, from: &PeerIdentity, member: Member) ->
         Some(m) => Some(m.node_id),
         None => None,
     };
-    tracing::info!(member = member.name, raft = member.raft, %from, ?replaces, "a node asks to join");
-    propose(node, core, Proposal::new(&Command::PutMember { member, replaces })).await
+    if node.joins.is_news(&member, replaces) {
+        tracing::info!(member = member.name, raft = member.raft, %from, ?replaces, "a node asks to join");
+    }
+    let name = member.name.clone();
+    let answer = propose(node, core, Proposal::new(&Command::PutMember { member, replaces })).await?;
+    if !matches!(answer, PeerResponse::Outcome(Outcome::Refused(_))) {
+        node.joins.taken_in(&name);
+    }
+    Ok(answer)
 }
 
 async fn transfer(node: &Node, core: &Core, to: NodeId) -> Result<PeerResponse, PeerError> {
@@ -192,7 +205,7 @@ async fn transfer(node: &Node, core: &Core, to: NodeId) -> Result<PeerResponse, 
         return Err(PeerError::Invalid("only a voter can lead".into()));
     }
     // openraft serves nobody between the hand-over and the next election, so a dead target must not be tried.
-    if to != core.id && !reached_lately(node, to) {
+    if !answering_now(node, core, &BTreeSet::from([to])).await.contains(&to) {
         return Err(PeerError::Invalid("that voter does not answer now; nothing was changed".into()));
     }
     core.raft.trigger().transfer_leader(to).await.map_err(|e| PeerError::Unavailable(e.to_string()))?;

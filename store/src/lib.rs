@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`raft_types`] | the types that openraft is instantiated with |
 //! | [`command`], [`outcome`] | every change of replicated state, and what it answers |
+//! | [`dedupe`] | idempotency keys: the kept outcomes of changes that may be sent again |
 //! | [`lease`] | what a lease is, and its limits |
 //! | [`record`], [`member`] | one key's value with its revisions; one member of the cluster |
 //! | [`codec`] | the one place that encodes and decodes bytes on disk and on the wire |
@@ -23,6 +24,7 @@
 pub mod change_log;
 pub mod codec;
 pub mod command;
+pub mod dedupe;
 pub mod driver;
 pub mod engine;
 pub mod entropy;

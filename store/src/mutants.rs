@@ -42,10 +42,20 @@ pub enum Mutant {
     HalfTransaction,
     /// What apply writes depends on chance, so nodes come to differ.
     ChanceInApply,
+    /// A change with a known idempotency key is carried out again.
+    RetryWithoutDedupe,
+    /// A snapshot lacks the outcomes that are kept for retries.
+    SnapshotWithoutDedupe,
     /// A snapshot lacks the membership.
     SnapshotWithoutMembership,
     /// A snapshot lacks the last change that it claims to have.
     SnapshotMissesLastChange,
+    /// A watch that has read the history misses the next change when it joins the live stream.
+    WatchEventLost,
+    /// A watch that has read the history gets its last change once more when it joins the live stream.
+    WatchEventDoubled,
+    /// A watch says that everything up to the next revision was sent.
+    WatchProgressAhead,
     /// A snapshot lacks the leases.
     SnapshotWithoutLeases,
     /// A node ends leases by its own clock whether it leads or not, and counts them from when they were granted.
@@ -79,6 +89,8 @@ mod catalogue {
         Apply,
         /// Snapshots hold all that they stand for.
         Snapshot,
+        /// A watch tells every change once, in order.
+        Watch,
         /// No lease ends early.
         Lease,
     }
@@ -90,6 +102,7 @@ mod catalogue {
                 Self::Durability => "durability",
                 Self::Apply => "apply",
                 Self::Snapshot => "snapshot",
+                Self::Watch => "watch",
                 Self::Lease => "lease",
             })
         }
@@ -113,9 +126,12 @@ mod catalogue {
     /// The tests of `store::log`, on disks that fail at every operation.
     const LOG_TESTS: &[&str] = &["log::"];
 
+    /// The tests of `server::watch`: the simulation has no watches.
+    const WATCH_TESTS: &[&str] = &["watch::"];
+
     impl Mutant {
         /// Every mutant.
-        pub const ALL: [Self; 20] = [
+        pub const ALL: [Self; 25] = [
             Self::LocalRead,
             Self::ReadIndexWithoutQuorum,
             Self::ReadWithoutApply,
@@ -132,14 +148,19 @@ mod catalogue {
             Self::CasNotChecked,
             Self::HalfTransaction,
             Self::ChanceInApply,
+            Self::RetryWithoutDedupe,
+            Self::SnapshotWithoutDedupe,
             Self::SnapshotWithoutMembership,
             Self::SnapshotMissesLastChange,
+            Self::WatchEventLost,
+            Self::WatchEventDoubled,
+            Self::WatchProgressAhead,
             Self::SnapshotWithoutLeases,
             Self::LeaseEndedByFollowerClock,
         ];
 
         fn facts(self) -> (&'static str, Class, &'static [&'static str]) {
-            use Class::{Apply, Durability, Lease, Reads, Snapshot};
+            use Class::{Apply, Durability, Lease, Reads, Snapshot, Watch};
             const CLIENTS: &[&str] = &["linearizability", "bank"];
             // A node that cannot start, or stops, although its disk is in order.
             const STOPPED: &str = "node-stopped";
@@ -162,10 +183,17 @@ mod catalogue {
                 Self::CasNotChecked => ("cas-not-checked", Apply, CLIENTS),
                 Self::HalfTransaction => ("half-transaction", Apply, &["bank", "revision"]),
                 Self::ChanceInApply => ("chance-in-apply", Apply, &["state-hash"]),
+                Self::RetryWithoutDedupe => ("retry-without-dedupe", Apply, &["exactly-once"]),
+                Self::SnapshotWithoutDedupe => {
+                    ("snapshot-without-dedupe", Snapshot, &["exactly-once", "state-hash", STOPPED])
+                }
                 Self::SnapshotWithoutMembership => {
                     ("snapshot-without-membership", Snapshot, &["panic", "not within", STOPPED])
                 }
                 Self::SnapshotMissesLastChange => ("snapshot-misses-last-change", Snapshot, &["state-hash", STOPPED]),
+                Self::WatchEventLost => ("watch-event-lost", Watch, WATCH_TESTS),
+                Self::WatchEventDoubled => ("watch-event-doubled", Watch, WATCH_TESTS),
+                Self::WatchProgressAhead => ("watch-progress-ahead", Watch, WATCH_TESTS),
                 Self::SnapshotWithoutLeases => ("snapshot-without-leases", Snapshot, &["state-hash", STOPPED]),
                 Self::LeaseEndedByFollowerClock => ("lease-ended-by-follower-clock", Lease, &["lease"]),
             }
@@ -184,7 +212,7 @@ mod catalogue {
         /// Whether the simulation should see it. The others take two rare events on one node, of which the log's own
         /// tests try every combination.
         pub fn in_simulation(self) -> bool {
-            self.expected() != LOG_TESTS
+            ![LOG_TESTS, WATCH_TESTS].contains(&self.expected())
         }
 
         /// The checkers and invariants that should see it, by the word with which their failure begins.

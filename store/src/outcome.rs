@@ -27,6 +27,8 @@ pub enum Outcome {
     },
     /// Refused at apply; nothing was changed.
     Refused(Refusal),
+    /// The change was sent before, under the same idempotency key: what came of it then. Nothing was changed now.
+    Replayed(Box<Self>),
 }
 
 /// What a transaction did.
@@ -75,6 +77,16 @@ pub enum OpResult {
         /// Keys removed.
         deleted: u64,
     },
+}
+
+impl OpResult {
+    /// The lease that it granted.
+    pub fn granted_lease(&self) -> Option<u64> {
+        match self {
+            Self::LeaseGranted { id, .. } => Some(*id),
+            Self::Put { .. } | Self::Get(_) | Self::List(_) | Self::Delete { .. } | Self::LeaseEnded { .. } => None,
+        }
+    }
 }
 
 /// One of the two lists of operations of a transaction.
@@ -150,6 +162,18 @@ pub enum Refusal {
     /// Out of range.
     #[error("{0}")]
     InvalidArgument(String),
+    /// The idempotency key was used before, for something else.
+    #[error("the idempotency key was used for another request")]
+    IdempotencyMismatch,
+    /// So many outcomes are kept for retries that one more would push out a promised one.
+    #[error("as many outcomes are kept for retries as there may be")]
+    IdempotencyFull,
+    /// The answer of a change with an idempotency key is too large to be kept.
+    #[error("the answer has {bytes} bytes; with an idempotency key it may have {most} at most", most = crate::dedupe::DEDUPE_OUTCOME_BYTES_MAX)]
+    AnswerTooLarge {
+        /// Size of the encoded answer.
+        bytes: u64,
+    },
     /// The revision was compacted already.
     #[error("revision {0} was compacted already")]
     Compacted(u64),

@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{StoreError, codec, command::Command, outcome::Outcome, runtime::Runtime};
+use crate::{StoreError, codec, command::Command, dedupe::Idempotency, outcome::Outcome, runtime::Runtime};
 
 openraft::declare_raft_types!(
     /// How openraft is instantiated: leader ids are (term, node), so two candidates of one term cannot tie.
@@ -46,6 +46,8 @@ pub struct Proposal {
     /// Wall clock of the leader that proposed it, in milliseconds since the Unix epoch. Stamped by the
     /// leader, so that apply needs no clock.
     pub time_ms: u64,
+    /// For a change that its client may send again.
+    pub idempotency: Option<Idempotency>,
     /// The encoded [`Command`].
     pub body: Bytes,
 }
@@ -53,7 +55,12 @@ pub struct Proposal {
 impl Proposal {
     /// Encodes `command`; `time_ms` is stamped later by the leader.
     pub fn new(command: &Command) -> Self {
-        Self { time_ms: 0, body: codec::encode(command).into() }
+        Self { time_ms: 0, idempotency: None, body: codec::encode(command).into() }
+    }
+
+    /// The same proposal, done once however often it is proposed.
+    pub fn once(self, idempotency: Option<Idempotency>) -> Self {
+        Self { idempotency, ..self }
     }
 
     /// Decodes the command.
@@ -63,7 +70,7 @@ impl Proposal {
 
     /// Approximate size in the log, in bytes.
     pub fn size_bytes(&self) -> usize {
-        self.body.len() + 48
+        self.body.len() + self.idempotency.as_ref().map_or(0, Idempotency::size_bytes) + 48
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod http;
 mod ports;
+mod sse;
 
 use std::{
     collections::BTreeMap,
@@ -15,6 +16,7 @@ use std::{
 pub use http::{Answer, Request, delete, get, json, put, request};
 pub use ports::free_ports;
 use serde_json::Value;
+pub use sse::{Event, Events};
 
 /// Longest wait for anything; generous, because machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(60);

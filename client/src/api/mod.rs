@@ -4,14 +4,21 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod coordination;
 mod lease;
 mod txn;
+mod watch;
 
+pub use coordination::{
+    CampaignAnswer, CampaignRequest, ElectionStatus, Leader, LockAnswer, LockHolder, LockRequest, LockStatus,
+    RegisterRequest, Registration, RegistryAnswer, ReleaseAnswer, RenewRequest, UnregisterAnswer,
+};
 pub use lease::{LeaseAnswer, LeaseItem, LeaseListAnswer, LeaseRequest, LeaseStatusAnswer, Ttl};
 pub use txn::{
     Compare, CompareOp, CompareTarget, SortOrder, TXN_OPERATIONS_MAX, TxnAnswer, TxnDelete, TxnGet, TxnList, TxnOp,
     TxnPut, TxnRange, TxnRequest, TxnResult,
 };
+pub use watch::{CompactAnswer, CompactRequest, WatchChange, WatchClosed, WatchCompacted, WatchProgress};
 
 /// Answer to a put.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -276,6 +283,8 @@ pub enum Code {
     MethodNotAllowed,
     /// 412: a condition did not hold; nothing was changed.
     PreconditionFailed,
+    /// 422: the idempotency key was used for another request; nothing was changed.
+    IdempotencyMismatch,
     /// 410: the revision was compacted.
     Compacted,
     /// 413.
@@ -292,6 +301,8 @@ pub enum Code {
     ClusterMismatch,
     /// 409: the lock is held.
     LockHeld,
+    /// 409: the token does not hold the lock, or does not lead; nothing was changed.
+    NotHolder,
     /// 429: too much in flight; nothing was changed.
     Overloaded,
     /// 503: no leader is known or reachable; nothing was changed.
@@ -315,8 +326,14 @@ impl Code {
             Self::InvalidArgument => 400,
             Self::KeyNotFound | Self::LeaseNotFound | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
-            Self::NameTaken | Self::HasData | Self::LastMember | Self::ClusterMismatch | Self::LockHeld => 409,
+            Self::NameTaken
+            | Self::HasData
+            | Self::LastMember
+            | Self::ClusterMismatch
+            | Self::LockHeld
+            | Self::NotHolder => 409,
             Self::Compacted => 410,
+            Self::IdempotencyMismatch => 422,
             Self::PreconditionFailed => 412,
             Self::KeyTooLarge | Self::ValueTooLarge => 413,
             Self::Overloaded => 429,
@@ -335,6 +352,7 @@ impl Code {
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "Method not allowed",
             Self::PreconditionFailed => "Precondition failed",
+            Self::IdempotencyMismatch => "Idempotency key used for another request",
             Self::Compacted => "Revision compacted",
             Self::KeyTooLarge => "Key too large",
             Self::ValueTooLarge => "Value too large",
@@ -343,6 +361,7 @@ impl Code {
             Self::LastMember => "Last member",
             Self::ClusterMismatch => "Cluster mismatch",
             Self::LockHeld => "Lock held",
+            Self::NotHolder => "Not the holder",
             Self::Overloaded => "Overloaded",
             Self::NoLeader => "No leader",
             Self::NotInCluster => "Not in a cluster",

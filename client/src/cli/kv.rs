@@ -40,11 +40,14 @@ struct Freshness {
     /// Wait until the asked node has this revision
     #[arg(long, value_name = "REVISION")]
     min_revision: Option<u64>,
+    /// Show the past, as this revision was
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<u64>,
 }
 
 impl Freshness {
     fn options(&self) -> ReadOptions {
-        ReadOptions { consistency: self.consistency, min_revision: self.min_revision }
+        ReadOptions { consistency: self.consistency, min_revision: self.min_revision, revision: self.revision }
     }
 }
 
@@ -188,7 +191,7 @@ async fn put(global: &Global, arguments: Put) -> Result<(), Failure> {
         (None, false) => None,
     };
     let lease = arguments.lease.map(PutLease::Id).or(arguments.ttl.map(PutLease::Ttl));
-    let options = PutOptions { content_type: arguments.content_type, condition, lease, prev: false };
+    let options = PutOptions { content_type: arguments.content_type, condition, lease, ..PutOptions::default() };
     let answer = global.client(TIMEOUT)?.put(&arguments.key, value, &options).await?;
     match global.output {
         Output::Json => output::json(&answer),
@@ -204,7 +207,7 @@ async fn del(global: &Global, arguments: Del) -> Result<(), Failure> {
     let answer: DeleteAnswer = match (&arguments.key, &arguments.prefix) {
         (Some(key), _) => {
             let condition = arguments.if_match.map(Condition::Revision);
-            client.delete(key, &DeleteOptions { condition, prev: false }).await?
+            client.delete(key, &DeleteOptions { condition, ..DeleteOptions::default() }).await?
         }
         (None, Some(prefix)) => client.delete_prefix(prefix).await?,
         (None, None) => client.delete_prefix("").await?,

@@ -3,11 +3,14 @@
 mod bench;
 mod cluster;
 mod failure;
+mod hold;
 mod kv;
 mod lease;
 mod local_cluster;
 mod output;
+mod registry;
 mod txn;
+mod watch;
 
 use std::time::Duration;
 
@@ -74,10 +77,15 @@ impl Global {
         self.client_of(self.endpoints.clone(), default)
     }
 
+    /// Whether nobody said how long to try.
+    fn timeout_is_default(&self) -> bool {
+        self.timeout.is_none()
+    }
+
     /// The same, of other endpoints.
     fn client_of(&self, endpoints: Vec<Endpoint>, default: Duration) -> Result<Client, Failure> {
         let timeout = self.timeout.unwrap_or(default);
-        let options = Options { timeout, attempts_max: ATTEMPTS_MAX, ..Options::default() };
+        let options = Options { timeout, attempts_max: ATTEMPTS_MAX, exactly_once: true, ..Options::default() };
         Ok(Client::with_endpoints(endpoints, options)?)
     }
 }
@@ -86,11 +94,24 @@ impl Global {
 enum Verb {
     #[command(flatten)]
     Kv(kv::Verb),
+    /// Prints changes as they happen, until it is interrupted
+    Watch(watch::Arguments),
+    /// Forgets history below a revision
+    Compact {
+        /// The oldest revision that stays readable
+        revision: u64,
+    },
     /// Does several operations at one revision, or none
     Txn(txn::Arguments),
     /// Grants leases, keeps them alive and ends them: a key put with one goes when it ends
     #[command(subcommand)]
     Lease(lease::Verb),
+    /// Runs a command while it holds a lock
+    Lock(hold::LockArguments),
+    /// Runs a command while it leads
+    Elect(hold::ElectArguments),
+    #[command(flatten)]
+    Registry(registry::Verb),
     #[command(flatten)]
     Members(cluster::Verb),
     /// Measures throughput and latency: keep-alive connections, each sends its next request when the last is answered
@@ -107,8 +128,13 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { global, verb } = arguments;
     match verb {
         Verb::Kv(verb) => kv::run(&global, verb).await,
+        Verb::Watch(arguments) => watch::run(&global, arguments).await,
+        Verb::Compact { revision } => watch::compact(&global, revision).await,
         Verb::Txn(arguments) => txn::run(&global, arguments).await,
         Verb::Lease(verb) => lease::run(&global, verb).await,
+        Verb::Lock(arguments) => hold::lock(&global, arguments).await,
+        Verb::Elect(arguments) => hold::elect(&global, arguments).await,
+        Verb::Registry(verb) => registry::run(&global, verb).await,
         Verb::Members(verb) => cluster::run(&global, verb).await,
         Verb::Bench(arguments) => bench::run(&global, arguments).await,
         Verb::Cluster(arguments) => local_cluster::run(&global, arguments).await,

@@ -20,7 +20,7 @@ fn item(key: &str) -> Value {
 #[tokio::test]
 async fn a_record_carries_what_the_headers_say() {
     let fake = Fake::start(|_, _| Reaction::record("hi").with("X-Hexkv-Staleness", 12)).await;
-    let options = ReadOptions { consistency: Consistency::Stale, min_revision: Some(8) };
+    let options = ReadOptions { consistency: Consistency::Stale, min_revision: Some(8), revision: None };
     let record = client(&fake).get("a/b c", &options).await.unwrap().unwrap();
     assert_eq!((record.value.as_ref(), record.content_type.as_deref()), (b"hi".as_slice(), Some("text/plain")));
     assert_eq!((record.mod_revision, record.create_revision, record.version), (6, 5, 2));
@@ -80,7 +80,7 @@ async fn conditions_travel_as_headers() {
     client.put("ключ", "v", &options).await.unwrap();
     let absent = PutOptions { condition: Some(Condition::Absent), ..PutOptions::default() };
     client.put("k", vec![0, 255], &absent).await.unwrap();
-    let delete = DeleteOptions { condition: Some(Condition::Revision(42)), prev: false };
+    let delete = DeleteOptions { condition: Some(Condition::Revision(42)), ..DeleteOptions::default() };
     assert_eq!(client.delete("k", &delete).await.unwrap().deleted, 1);
 
     let seen = fake.seen();

@@ -200,3 +200,52 @@ async fn what_cannot_be_sent_is_not() {
     }
     assert!(fake.seen().is_empty());
 }
+
+fn exactly_once(endpoints: &[&str]) -> Client {
+    let read_attempt_timeout = Duration::from_millis(200);
+    Client::new(endpoints, Options { exactly_once: true, read_attempt_timeout, ..Options::default() }).unwrap()
+}
+
+fn idempotency_keys(fake: &Fake) -> Vec<String> {
+    fake.seen().iter().map(|seen| seen.header("idempotency-key").expect("a key").to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_write_with_a_key_is_repeated_under_it_until_its_outcome_is_known() {
+    for reaction in [Reaction::Break, Reaction::Silence, Reaction::problem(504, "outcome_unknown")] {
+        let fake = Fake::start(move |n, _| if n < 2 { reaction.clone() } else { Reaction::put() }).await;
+        assert_eq!(put(&exactly_once(&[&fake.endpoint])).await.unwrap(), 7);
+        let keys = idempotency_keys(&fake);
+        assert_eq!(keys.len(), 3);
+        assert!(keys.iter().all(|key| *key == keys[0] && key.len() == 32), "{keys:?}");
+    }
+}
+
+#[tokio::test]
+async fn each_write_has_a_key_of_its_own_or_the_one_that_is_given() {
+    let fake = Fake::start(|_, _| Reaction::put()).await;
+    let client = exactly_once(&[&fake.endpoint]);
+    put(&client).await.unwrap();
+    put(&client).await.unwrap();
+    let given = PutOptions { idempotency_key: Some("mine".into()), ..PutOptions::default() };
+    client.put("k", "v", &given).await.unwrap();
+    let keys = idempotency_keys(&fake);
+    assert!(keys[0] != keys[1] && keys[2] == "mine", "{keys:?}");
+}
+
+#[tokio::test]
+async fn a_write_that_was_unknown_once_stays_unknown_when_the_rest_refuses() {
+    let fake = Fake::start(|n, _| if n == 0 { Reaction::Break } else { Reaction::problem(503, "no_leader") }).await;
+    let options = Options { exactly_once: true, attempts_max: 3, ..Options::default() };
+    let result = put(&Client::new([&fake.endpoint], options).unwrap()).await;
+    assert!(matches!(result, Err(Error::Indeterminate { .. })), "{result:?}");
+    assert_eq!(fake.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn a_membership_change_is_not_repeated_whatever_is_asked_of_writes() {
+    let fake = Fake::start(|_, _| Reaction::Break).await;
+    let result = exactly_once(&[&fake.endpoint]).leave().await;
+    assert!(matches!(result, Err(Error::Indeterminate { .. })), "{result:?}");
+    assert_eq!(fake.seen().len(), 1);
+}

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{BadInput, FAILED};
+use super::{BadInput, FAILED, say};
 use crate::checker;
 use crate::history::{HISTORY_FILE, read_file};
 use crate::run::table;
@@ -26,7 +26,7 @@ pub(super) fn main(arguments: &CheckArguments) -> Result<ExitCode, BadInput> {
     };
     let events = read_file(&path).map_err(|error| BadInput(format!("{}: {error}", path.display())))?;
     let verdicts = checker::judge(&events);
-    println!("{} events of {}\n{}", events.len(), path.display(), table::verdicts(&verdicts));
+    say(&format!("{} events of {}\n{}", events.len(), path.display(), table::verdicts(&verdicts)));
     let valid = verdicts.iter().all(|verdict| verdict.valid);
     Ok(if valid { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }

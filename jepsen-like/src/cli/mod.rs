@@ -10,6 +10,7 @@ mod run;
 mod server;
 mod suite;
 
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -63,7 +64,7 @@ pub fn main() -> ExitCode {
         Command::Mutants(arguments) => mutate(&arguments).map_err(|e| BadInput(e.to_string())),
         Command::Check(arguments) => check::main(&arguments),
         Command::List => {
-            print!("{}", list::text());
+            say(&list::text());
             Ok(ExitCode::SUCCESS)
         }
     };
@@ -71,4 +72,15 @@ pub fn main() -> ExitCode {
         eprintln!("error: {bad}");
         ExitCode::from(BAD_INPUT)
     })
+}
+
+/// Writes `text` to stdout, as lines. Whoever read it may have gone (`| head`): that ends no run, whose results are in
+/// its directory.
+fn say(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let said = stdout.write_all(text.trim_end_matches('\n').as_bytes()).and_then(|()| stdout.write_all(b"\n"));
+    match said.and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => eprintln!("stdout cannot be written: {error}"),
+        Ok(()) | Err(_) => {}
+    }
 }

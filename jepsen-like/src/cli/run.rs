@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use super::{BadInput, FAILED, INTERRUPTED, names, server};
+use super::{BadInput, FAILED, INTERRUPTED, names, say, server};
 use crate::cluster::NODES_MAX;
 use crate::history::recorder::EVENTS_MAX;
-use crate::run::{self, CLIENTS_MAX, Plan, RATE_MAX, RunError, TIME_MAX, directory, table};
+use crate::run::{self, CLIENTS_MAX, Outcome, Plan, RATE_MAX, RunError, TIME_MAX, directory, table};
 
 /// Clients a node, unless told otherwise.
 const CLIENTS_PER_NODE: u64 = 2;
@@ -116,30 +117,26 @@ pub(super) fn main(arguments: RunArguments) -> Result<ExitCode, BadInput> {
     let runtime = runtime.map_err(|error| BadInput(format!("the async runtime did not start: {error}")))?;
     let out = plan.out.display().to_string();
     let faults: Vec<&str> = plan.faults.iter().map(|fault| fault.name()).collect();
-    println!("{} nodes, {}, faults: {}", plan.nodes, plan.workload.name(), faults.join(", "));
-    println!("seed {}, {out}", plan.seed);
+    say(&format!(
+        "{} nodes, {}, faults: {}\nseed {}, {out}",
+        plan.nodes,
+        plan.workload.name(),
+        faults.join(", "),
+        plan.seed
+    ));
     // On this thread, because nodes end with the thread that started them.
-    let done = runtime.block_on(async {
-        tokio::select! {
-            done = run::execute(plan) => Some(done),
-            stop = stop_signal() => {
-                if let Err(error) = stop {
-                    eprintln!("signals cannot be watched: {error}");
-                }
-                None
-            }
-        }
-    });
-    match done {
-        None => {
-            eprintln!("interrupted: all nodes were ended, what was recorded is in {out}");
-            Ok(ExitCode::from(INTERRUPTED))
-        }
+    match runtime.block_on(interruptible(plan)) {
+        None => Ok(cut_short(&out)),
         Some(Ok(outcome)) => {
-            print!("{}", table::outcome(&outcome));
-            Ok(if outcome.record.passed { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+            say(&table::outcome(&outcome));
+            Ok(match outcome.interrupted {
+                true => ExitCode::from(INTERRUPTED),
+                false if outcome.record.passed => ExitCode::SUCCESS,
+                false => ExitCode::from(FAILED),
+            })
         }
         Some(Err(error @ RunError::NotEmpty(_))) => Err(BadInput(error.to_string())),
+        Some(Err(RunError::Interrupted)) => Ok(cut_short(&out)),
         Some(Err(error)) => {
             eprintln!("error: {error}\nwhat there is, each node's log too, is in {out}");
             Ok(ExitCode::from(FAILED))
@@ -147,8 +144,36 @@ pub(super) fn main(arguments: RunArguments) -> Result<ExitCode, BadInput> {
     }
 }
 
+/// What is said, and the exit code, when there is nothing to judge.
+pub(super) fn cut_short(out: &str) -> ExitCode {
+    eprintln!("interrupted: all nodes were ended, what was recorded is in {out}");
+    ExitCode::from(INTERRUPTED)
+}
+
+/// Runs `plan`. The first Ctrl-C or SIGTERM ends its nodes and judges what was recorded until then; the second ends
+/// it at once, with nothing judged: None.
+pub(super) async fn interruptible(plan: Plan) -> Option<Result<Outcome, RunError>> {
+    let stop = CancellationToken::new();
+    let stopped = async {
+        signalled().await;
+        eprintln!("interrupted: the nodes end, and what was recorded is judged; once more ends it at once");
+        stop.cancel();
+        signalled().await;
+    };
+    tokio::select! {
+        done = run::execute(plan, stop.clone()) => Some(done),
+        () = stopped => None,
+    }
+}
+
+async fn signalled() {
+    if let Err(error) = stop_signal().await {
+        eprintln!("signals cannot be watched, so this ends now: {error}");
+    }
+}
+
 /// Ctrl-C, or SIGTERM.
-pub(super) async fn stop_signal() -> std::io::Result<()> {
+async fn stop_signal() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {

@@ -7,7 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
 
-use super::{BadInput, FAILED, INTERRUPTED, names, run::stop_signal, server};
+use super::{
+    BadInput, FAILED, INTERRUPTED, names,
+    run::{cut_short, interruptible},
+    say, server,
+};
 use crate::run::{self, Outcome, Plan, RunError, directory};
 use crate::workload;
 
@@ -19,9 +23,6 @@ const CELL_TIME_LONG: Duration = Duration::from_secs(55);
 const RATE: f64 = 2_000.0;
 /// Clients of a cell.
 const CLIENTS: u64 = 24;
-/// How often the long suite goes through its cells, each time with other seeds.
-const LONG_ROUNDS: u64 = 2;
-
 /// Workload, faults, nodes: each workload, each fault and each size at least once.
 const CELLS: &[(&str, &str, usize)] = &[
     ("register", "kill", 5),
@@ -49,6 +50,9 @@ pub(super) struct SuiteArguments {
     /// Seed of the first cell; the others follow
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Cell to begin with, counted from 1: goes on with a suite that was interrupted
+    #[arg(long, value_name = "CELL", default_value_t = 1)]
+    from: usize,
     /// Directory of the runs; below ./jepsen-like-runs unless given
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -67,10 +71,8 @@ struct Cell {
 fn cells(long: bool, seed: u64) -> Vec<Cell> {
     let mut chosen: Vec<(&str, &str, usize)> = Vec::new();
     if long {
-        for _ in 0..LONG_ROUNDS {
-            for workload in workload::ALL {
-                chosen.extend(LONG_FAULTS.iter().map(|faults| (workload.name(), *faults, 5)));
-            }
+        for workload in workload::ALL {
+            chosen.extend(LONG_FAULTS.iter().map(|faults| (workload.name(), *faults, 5)));
         }
         chosen.extend(workload::ALL.iter().flat_map(|workload| [3, 7].map(|nodes| (workload.name(), "all", nodes))));
     } else {
@@ -82,54 +84,47 @@ fn cells(long: bool, seed: u64) -> Vec<Cell> {
 
 /// Runs the suite.
 pub(super) fn main(arguments: SuiteArguments) -> Result<ExitCode, BadInput> {
+    let mut cells = cells(arguments.long, arguments.seed);
+    if !(1..=cells.len()).contains(&arguments.from) {
+        return Err(BadInput(format!("--from {}: there are {} cells", arguments.from, cells.len())));
+    }
+    cells.drain(..arguments.from - 1);
     let (server, version) = server::find(arguments.server.clone())?;
     let out = arguments.out.clone().unwrap_or_else(|| directory::default_path("suite", arguments.seed));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| BadInput(format!("the async runtime did not start: {error}")))?;
-    println!("{}", heading(&version, arguments.long));
+    say(&heading(&version, arguments.long));
     let (began, mut total, mut all_passed) = (Instant::now(), Total::default(), true);
     let time = if arguments.long { CELL_TIME_LONG } else { CELL_TIME };
-    for cell in cells(arguments.long, arguments.seed) {
+    for cell in cells {
         let plan = plan(&cell, time, &server, &version, &out)?;
         let command = plan.command.clone();
         // On this thread, because nodes end with the thread that started them.
-        let done = runtime.block_on(async {
-            tokio::select! {
-                done = run::execute(plan) => Some(done),
-                stop = stop_signal() => {
-                    if let Err(error) = stop {
-                        eprintln!("signals cannot be watched: {error}");
-                    }
-                    None
-                }
-            }
-        });
-        match done {
-            None => {
-                eprintln!("interrupted: all nodes were ended, what was recorded is in {}", out.display());
-                return Ok(ExitCode::from(INTERRUPTED));
-            }
+        match runtime.block_on(interruptible(plan)) {
+            None | Some(Err(RunError::Interrupted)) => return Ok(cut_short(&out.display().to_string())),
             Some(Ok(outcome)) => {
-                println!("{}", row(&cell, &outcome));
+                say(&row(&cell, &outcome));
                 total.add(&outcome);
                 if !outcome.record.passed {
                     all_passed = false;
-                    print!("{}", run::table::outcome(&outcome));
+                    say(&run::table::outcome(&outcome));
+                }
+                if outcome.interrupted {
+                    return Ok(ExitCode::from(INTERRUPTED));
                 }
             }
             Some(Err(error @ RunError::NotEmpty(_))) => return Err(BadInput(error.to_string())),
             Some(Err(error)) => {
                 all_passed = false;
-                println!(
+                say(&format!(
                     "| {} | {} | {} | {} | | | | **did not run** |",
                     cell.workload, cell.faults, cell.nodes, cell.seed
-                );
+                ));
                 eprintln!("error: {error}\nagain: {command}");
             }
         }
     }
-    println!("\n{}", total.text(began.elapsed()));
-    println!("{}", if all_passed { "passed" } else { "FAILED" });
+    say(&format!("\n{}\n{}", total.text(began.elapsed()), if all_passed { "passed" } else { "FAILED" }));
     Ok(if all_passed { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
@@ -185,7 +180,7 @@ fn row(cell: &Cell, outcome: &Outcome) -> String {
     let verdict = match (record.passed, broken.is_empty()) {
         (true, _) => format!("valid ({} checkers)", outcome.verdicts.len()),
         (false, false) => format!("**invalid: {}**", broken.join(", ")),
-        (false, true) => format!("**failed: {}**", record.problems.join("; ")),
+        (false, true) => format!("**failed: {}**", record.failures().join("; ")),
     };
     let mut row = String::new();
     write!(

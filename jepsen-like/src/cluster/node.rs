@@ -93,6 +93,8 @@ impl Node {
         let mut command = Command::new(&self.server);
         command.env_clear().envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).kill_on_drop(true);
+        // Ctrl-C at a terminal is for the suite, which ends its nodes itself.
+        command.process_group(0);
         let suite = rustix::process::getpid();
         // SAFETY: between fork and exec only async-signal-safe calls are allowed; these are bare system calls, and
         // turning their errors into io::Error does not allocate.

@@ -41,6 +41,21 @@ impl<'a> Evidence<'a> {
         let after = self.operations.partition_point(|operation| operation.invoke.index <= index);
         self.operations[..after].iter().rev().find(|operation| operation.invoke.process == process)
     }
+
+    /// What to draw of a finding: the operations of its key; where operations have none (transactions do not),
+    /// those of its own events.
+    fn operations_of(&self, finding: &Finding) -> Vec<&'a Operation<'a>> {
+        let key = finding.key.as_ref();
+        let of_key = self.operations.iter().filter(|operation| key.is_some() && operation.invoke.key.as_ref() == key);
+        let of_key: Vec<&Operation<'_>> = of_key.collect();
+        if !of_key.is_empty() {
+            return of_key;
+        }
+        let mut own: Vec<&Operation<'_>> = finding.events.iter().filter_map(|index| self.operation(*index)).collect();
+        own.sort_unstable_by_key(|operation| operation.invoke.index);
+        own.dedup_by_key(|operation| operation.invoke.index);
+        own
+    }
 }
 
 /// The finding; `id` is unique on the page. `drawn` = also its timeline, which is the larger part of it.
@@ -62,13 +77,10 @@ pub(super) fn section(finding: &Finding, evidence: &Evidence<'_>, id: &str, draw
                 h4 { "Cycle" }
                 (cycle(&edges, &operation_of, &format!("{id}-cycle")))
             }
-            @if let (true, Some(key)) = (drawn, &finding.key) {
-                @let of_key: Vec<&Operation<'_>> =
-                    evidence.operations.iter().filter(|operation| operation.invoke.key.as_ref() == Some(key)).collect();
-                @if !of_key.is_empty() {
-                    h4 { "Timeline of the key" }
-                    (timeline(of_key, linearization.as_deref().unwrap_or_default(), &finding.events, &format!("{id}-timeline")))
-                }
+            @let shown = if drawn { evidence.operations_of(finding) } else { Vec::new() };
+            @if !shown.is_empty() {
+                h4 { "Timeline" }
+                (timeline(shown, linearization.as_deref().unwrap_or_default(), &finding.events, &format!("{id}-timeline")))
             }
             @if !finding.events.is_empty() { h4 { "Events" } (events(&finding.events, evidence)) }
             @if !known {

@@ -50,11 +50,13 @@ pub struct RunInfo {
     /// Faults that had no effect that could be shown: the run proves nothing about them. Not empty = the run counts
     /// as failed.
     pub vacuous: Vec<String>,
+    /// What went wrong apart from verdicts and vacuous faults, a sentence each.
+    pub problems: Vec<String>,
     /// Every leader seen, in the order of time.
     pub leader_changes: Vec<LeaderChange>,
     /// From the last heal to the first acknowledged write, in milliseconds; None when nothing was broken.
     pub heal_ms: Option<u64>,
-    /// Whether all verdicts are valid (vacuous faults aside).
+    /// Whether all verdicts are valid and there was no problem (vacuous faults aside).
     pub valid: bool,
 }
 

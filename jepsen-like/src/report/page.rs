@@ -107,7 +107,7 @@ fn reason(run: &RunInfo, verdicts: &[Verdict], operations: usize) -> Markup {
                 @if position > 0 { "; " }
                 (text::clean(&verdict.checker)) ": " (text::clean(&verdict.summary))
             }
-        } @else if !run.valid { "The run itself failed: no checker objects to the history." }
+        } @else if !run.valid { "The run itself failed: " (sentences(&run.problems)) ". No checker objects to the history." }
         @else if !run.vacuous.is_empty() {
             "No checker objects, but these faults had no effect that could be shown: " (list(&run.vacuous)) "."
         } @else if verdicts.is_empty() { "No checker judged this history." }
@@ -118,7 +118,15 @@ fn reason(run: &RunInfo, verdicts: &[Verdict], operations: usize) -> Markup {
 
 /// Names in a row, bounded.
 fn list(names: &[String]) -> String {
-    let mut shown = names.iter().take(ENTRIES_MAX).map(|name| text::clean(name)).collect::<Vec<_>>().join(", ");
+    joined(names, ", ")
+}
+
+fn sentences(problems: &[String]) -> String {
+    joined(problems, "; ")
+}
+
+fn joined(names: &[String], between: &str) -> String {
+    let mut shown = names.iter().take(ENTRIES_MAX).map(|name| text::clean(name)).collect::<Vec<_>>().join(between);
     if names.len() > ENTRIES_MAX {
         shown += &format!(" and {} more", names.len() - ENTRIES_MAX);
     }

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::checker::{self, Verdict};
 use crate::cluster::{Cluster, ClusterError, NODES_MAX};
@@ -79,6 +80,8 @@ pub struct Outcome {
     pub verdicts: Vec<Verdict>,
     /// Where everything is.
     pub dir: PathBuf,
+    /// The run was told to stop before its time; what it had done until then is judged.
+    pub interrupted: bool,
 }
 
 /// Why there is nothing to judge.
@@ -101,6 +104,9 @@ pub enum RunError {
     /// The history cannot be written.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// The run was told to stop before there was a cluster.
+    #[error("interrupted before the cluster was there: nothing to judge")]
+    Interrupted,
 }
 
 /// Why a run that had begun was broken off. What was recorded until then is judged all the same.
@@ -114,21 +120,24 @@ pub(crate) enum Trouble {
     Record(#[from] RecordError),
     #[error("a strike of {fault} did not end within {limit:?}")]
     StrikeTooLong { fault: &'static str, limit: Duration },
+    #[error("interrupted: it was told to stop before its time")]
+    Interrupted,
 }
 
 /// Runs. All nodes are children of this thread's process and end with it, or when the future is dropped. Must be
-/// awaited on a thread that lives as long as the run: the main thread.
+/// awaited on a thread that lives as long as the run: the main thread. Once `stop` is cancelled, the run ends its nodes
+/// and judges what it has.
 ///
 /// # Errors
 /// When the cluster does not come up or the directory cannot be written. A run that was broken off later has an
 /// outcome.
-pub async fn execute(plan: Plan) -> Result<Outcome, RunError> {
+pub async fn execute(plan: Plan, stop: CancellationToken) -> Result<Outcome, RunError> {
     assert!((1..=NODES_MAX).contains(&plan.nodes) && !plan.time.is_zero(), "checked by the command line");
     let dir = RunDir::create(&plan.out)?;
     let recorder = Arc::new(Recorder::create(&dir.file(HISTORY_FILE))?);
     let (started, began) = (SystemTime::now(), Instant::now());
     let mut cluster = Cluster::new(&plan.server, dir.path(), plan.nodes).await?;
-    cluster.form().await?;
+    stop.run_until_cancelled(cluster.form()).await.ok_or(RunError::Interrupted)??;
     let leaders = Leaders::watch(&cluster, began);
     let mut crew = Crew::new(
         CrewPlan {
@@ -143,7 +152,8 @@ pub async fn execute(plan: Plan) -> Result<Outcome, RunError> {
     let steps = schedule::plan(&plan.faults, plan.time, plan.seed);
     let mut nemesis = Nemesis::new(steps, plan.time, began);
     let mut ending = Ending::default();
-    let trouble = work(&plan, &mut cluster, &mut crew, &recorder, &mut nemesis, &mut ending).await.err();
+    let trouble = work(&plan, &mut cluster, &mut crew, &recorder, &mut nemesis, &mut ending, &stop).await.err();
+    let interrupted = matches!(trouble, Some(Trouble::Interrupted));
     let leader_changes = leaders.stop().await;
     let links = cluster.links.total();
     let nodes = cluster.nodes.iter().map(|node| NodeInfo { name: node.name.clone(), log: dir.relative(&node.log) });
@@ -152,6 +162,9 @@ pub async fn execute(plan: Plan) -> Result<Outcome, RunError> {
     let events = recorder.finish()?;
     let (events, verdicts) = judged(events).await;
     let duration = events.last().map_or(0, |event| event.time_ns / 1_000_000);
+    let mut problems: Vec<String> = trouble.iter().map(ToString::to_string).collect();
+    let missing = plan.workload.checkers().iter().filter(|name| verdicts.iter().all(|v| v.checker != **name));
+    problems.extend(missing.map(|name| format!("vacuous: the checker {name} had nothing to judge")));
     let info = RunInfo {
         seed: plan.seed,
         command: plan.command.clone(),
@@ -162,21 +175,19 @@ pub async fn execute(plan: Plan) -> Result<Outcome, RunError> {
         faults: plan.faults.iter().map(|fault| fault.name().to_owned()).collect(),
         server_version: plan.server_version.clone(),
         vacuous: nemesis.vacuous(&plan.faults),
+        problems,
         leader_changes,
         heal_ms: nemesis.last_recovery_ms(),
         valid: verdicts.iter().all(|verdict| verdict.valid),
     };
-    let mut problems: Vec<String> = trouble.iter().map(ToString::to_string).collect();
-    let missing = plan.workload.checkers().iter().filter(|name| verdicts.iter().all(|v| v.checker != **name));
-    problems.extend(missing.map(|name| format!("vacuous: the checker {name} had nothing to judge")));
-    let record = RunRecord::new(info, &events, nemesis.strikes, ending, links, problems);
+    let record = RunRecord::new(info, &events, nemesis.strikes, ending, links);
     dir.save(&record, &events, &verdicts)?;
     let reported = report::write(dir.path(), &record.info, &events, &verdicts);
     reported.map_err(|source| RunError::File { path: dir.file(report::FILE_NAME), source })?;
     if record.passed && !plan.keep {
         dir.delete_data()?;
     }
-    Ok(Outcome { record, verdicts, dir: dir.path().to_owned() })
+    Ok(Outcome { record, verdicts, dir: dir.path().to_owned(), interrupted })
 }
 
 /// Everything from the first operation to the last.
@@ -187,14 +198,16 @@ async fn work(
     recorder: &Recorder,
     nemesis: &mut Nemesis,
     ending: &mut Ending,
+    stop: &CancellationToken,
 ) -> Result<(), Trouble> {
-    prepare(plan, cluster).await?;
+    let interrupted = || Err(Trouble::Interrupted);
+    stop.run_until_cancelled(prepare(plan, cluster)).await.unwrap_or_else(interrupted)?;
     crew.start();
-    let broke = nemesis.rage(cluster, crew, recorder).await;
+    let broke = stop.run_until_cancelled(nemesis.rage(cluster, crew, recorder)).await;
     // Also after trouble: what the clients have begun ends as it ends, and is written down.
     crew.stop().await?;
-    broke?;
-    ending.conclude(cluster, crew, recorder).await
+    broke.unwrap_or_else(interrupted)?;
+    stop.run_until_cancelled(ending.conclude(cluster, crew, recorder)).await.unwrap_or_else(interrupted)
 }
 
 async fn prepare(plan: &Plan, cluster: &Cluster) -> Result<(), Trouble> {

@@ -62,8 +62,6 @@ pub struct RunRecord {
     pub info: RunInfo,
     /// Whether the run is a success: all verdicts valid, no fault vacuous, healed in time, nothing went wrong.
     pub passed: bool,
-    /// Why it is none, apart from the verdicts.
-    pub problems: Vec<String>,
     /// Operations by `f`.
     pub operations: BTreeMap<String, Tally>,
     /// The strikes, in the order of time.
@@ -79,26 +77,30 @@ pub struct RunRecord {
 }
 
 impl RunRecord {
+    /// Why the run is no success, apart from the verdicts.
+    pub fn failures(&self) -> Vec<String> {
+        let vacuous = self.info.vacuous.iter().map(|vacuous| format!("vacuous: {vacuous}"));
+        self.info.problems.iter().cloned().chain(vacuous).collect()
+    }
+
     pub(super) fn new(
         mut info: RunInfo,
         events: &[Event],
         strikes: Vec<Strike>,
         ending: Ending,
         links: Counts,
-        mut problems: Vec<String>,
     ) -> Self {
         let operations = tally(events);
         let recovery = recoveries(&strikes);
-        problems.extend(info.vacuous.iter().map(|vacuous| format!("vacuous: {vacuous}")));
-        problems.extend(late(&strikes));
-        if problems.is_empty() && !ending.whole {
-            problems.push("the nodes did not become one cluster again".to_owned());
+        info.problems.extend(late(&strikes));
+        if info.problems.is_empty() && info.vacuous.is_empty() && !ending.whole {
+            info.problems.push("the nodes did not become one cluster again".to_owned());
         }
         if operations.values().all(|tally| tally.ok == 0) {
-            problems.push("vacuous: no operation of a client was acknowledged".to_owned());
+            info.problems.push("vacuous: no operation of a client was acknowledged".to_owned());
         }
         // The report has words of its own for vacuous faults.
-        info.valid &= problems.len() == info.vacuous.len();
+        info.valid &= info.problems.is_empty();
         let mut faults: BTreeMap<String, (usize, usize)> = BTreeMap::new();
         for strike in &strikes {
             let (struck, bit) = faults.entry(strike.fault.clone()).or_default();
@@ -108,7 +110,6 @@ impl RunRecord {
         Self {
             passed: info.valid && info.vacuous.is_empty(),
             info,
-            problems,
             operations,
             strikes,
             faults,

@@ -53,7 +53,7 @@ pub fn outcome(outcome: &Outcome) -> String {
         text.push_str(&format!("{faults}\n"));
     }
     text.push_str(&format!("{}\n", verdicts(&outcome.verdicts)));
-    for problem in &record.problems {
+    for problem in record.failures() {
         text.push_str(&format!("problem: {problem}\n"));
     }
     let word = if record.passed { "passed" } else { "FAILED" };

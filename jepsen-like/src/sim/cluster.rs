@@ -118,7 +118,12 @@ impl Cluster {
     fn look(&mut self, index: usize) -> Result<(), Violation> {
         let Some(core) = self.core(index) else { return Ok(()) };
         let life = self.hosts[index].life.get() * self.hosts.len() as u64 + index as u64;
-        let Some(mut seen) = observe::look(&core, life) else { return Ok(()) };
+        let Some(mut seen) = observe::look(&core, life) else {
+            if let Some(ledger) = self.cluster_of(index).and_then(|id| self.ledgers.get_mut(&id)) {
+                ledger.log_failed(core.id, life, &observe::look_at_failed_log(&core));
+            }
+            return Ok(());
+        };
         if self.last_looks[index].as_ref() == Some(&seen) {
             return Ok(());
         }

@@ -25,6 +25,8 @@
 pub mod bank;
 pub mod cli;
 pub mod cluster;
+#[cfg(test)]
+mod deposed_tests;
 pub mod environment;
 pub mod fault;
 pub mod host;

@@ -6,7 +6,7 @@ use hexkv_store::{codec, raft_types::Vote};
 use openraft::{RaftLogReader, ServerState, async_runtime::WatchReceiver, storage::RaftLogStorage};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::invariants::{Ballot, Observation, Position, SeenEntry, SeenVote};
+use super::invariants::{Ballot, FailedLog, Observation, Position, SeenEntry, SeenVote};
 
 fn seen_vote(vote: Vote) -> SeenVote {
     let ballot = Ballot { term: vote.leader_id.term, node: vote.leader_id.node_id };
@@ -47,6 +47,13 @@ pub fn look(core: &Core, life: u64) -> Option<Observation> {
         state_applied: state_applied.map(Position::from),
         state_hash: hash,
     })
+}
+
+/// What is left to see of `core`'s log when [`look`] sees nothing, because it failed.
+pub fn look_at_failed_log(core: &Core) -> FailedLog {
+    let (entries_from, ids) = core.log.recent();
+    let entries = ids.into_iter().map(Position::from).collect();
+    FailedLog { durable: *core.log.durable().borrow(), entries_from, entries }
 }
 
 /// Reads the entries of `core`'s log from `from` on into `seen`. False when they cannot be read.

@@ -140,6 +140,8 @@ pub(super) fn once(http: &str) -> Client {
         connect_timeout: CONNECT_TIMEOUT,
         read_attempt_timeout: OPERATION_TIMEOUT,
         attempts_max: 1,
+        // One operation of the history is one request.
+        exactly_once: false,
     };
     Client::new([http], options).expect("an address is an endpoint")
 }

@@ -126,7 +126,7 @@ impl Registers {
             Some(Mode::Stale) => Consistency::Stale,
             Some(Mode::Linearizable) | None => Consistency::Linearizable,
         };
-        match client.look_up(key, &ReadOptions { consistency, min_revision: None }).await {
+        match client.look_up(key, &ReadOptions { consistency, ..ReadOptions::default() }).await {
             Ok(found) => {
                 let seen = found.record.map(|record| (number(&record), record.mod_revision));
                 self.saw(key, seen.clone());

@@ -18,7 +18,7 @@ use crate::{
 fn proposal(n: u64, bytes: usize) -> Proposal {
     let mut body = n.to_le_bytes().to_vec();
     body.resize(bytes.max(8), n as u8);
-    Proposal { time_ms: n, body: body.into() }
+    Proposal { time_ms: n, idempotency: None, body: body.into() }
 }
 
 async fn cluster_of_three() -> Vec<TestNode> {

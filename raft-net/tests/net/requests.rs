@@ -138,7 +138,7 @@ async fn guests_may_ask_what_is_open_to_them_and_nothing_else() {
             guest.network.request_as_guest(&member.address, PeerRequest::ClusterInfo, PATIENCE).await.unwrap();
         assert_eq!((who.node_id, who.cluster_id, who.name.as_str()), (2, Some(CLUSTER), "n2@127.0.0.1"));
         assert!(matches!(answer, PeerResponse::ClusterInfo(info) if info.leader == Some(1)));
-        let write = PeerRequest::Propose(Proposal { time_ms: 0, body: bytes::Bytes::new() });
+        let write = PeerRequest::Propose(Proposal { time_ms: 0, idempotency: None, body: bytes::Bytes::new() });
         let error = guest.network.request_as_guest(&member.address, write, PATIENCE).await.unwrap_err();
         assert!(matches!(error, NetError::Refused(Refusal::NotAMember)), "{error:?}");
         assert!(!error.maybe_delivered());
@@ -215,4 +215,29 @@ async fn a_node_that_stops_finishes_what_it_has_begun() {
     assert!(matches!(answer, Ok(PeerResponse::ReadIndex(42))), "{answer:?}");
     let error = ask(&a, 2, &b.address).await.unwrap_err();
     assert!(matches!(error, NetError::Connect { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_vote_takes_the_connection_that_urgent_questions_keep_open() {
+    use openraft::{
+        RaftNetworkFactory,
+        network::{NetVote, RPCOption},
+        raft::VoteRequest,
+        type_config::alias::LeaderIdOf,
+        vote::{RaftLeaderId, RaftVote},
+    };
+    let (a, b) = (TestNode::start(1).await, TestNode::start_raft(2).await);
+    let proxy = Proxy::to(&b.address).await;
+    let urgent = a.network.request_urgent(2, &proxy.address, PeerRequest::ClusterInfo, PATIENCE).await.unwrap();
+    assert!(matches!(urgent, PeerResponse::ClusterInfo(_)), "{urgent:?}");
+    let (_, mut member) = b.as_member();
+    member.raft.clone_from(&proxy.address);
+    let mut client = a.network.factory().new_client(2, &member).await;
+    let leader = LeaderIdOf::<hexkv_store::TypeConfig>::new(1_000, 1);
+    let request = VoteRequest::new(hexkv_store::raft_types::Vote::from_leader_id(leader, false), None);
+    client.pre_vote(request.clone(), RPCOption::new(PATIENCE)).await.unwrap();
+    assert_eq!(client.vote(request.clone(), RPCOption::new(PATIENCE)).await.unwrap().vote, request.vote);
+    assert_eq!(proxy.connections(), 1, "nothing had to be connected for the election");
+    ask(&a, 2, &proxy.address).await.unwrap();
+    assert_eq!(proxy.connections(), 2, "what may be large has another one");
 }

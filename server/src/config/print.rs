@@ -2,7 +2,9 @@
 
 use std::fmt::{self, Write as _};
 
-use hexkv_store::{command, member::MEMBERS_MAX};
+use hexkv_store::{command, dedupe, member::MEMBERS_MAX};
+
+use crate::{http_server, node, watch};
 
 use super::{
     layers::Source,
@@ -21,6 +23,33 @@ pub const FIXED_LIMITS: &[(&str, u64, &str)] = &[
     ("replaced_bytes_max", command::REPLACED_BYTES_MAX, "bytes of replaced values in one transaction"),
     ("members_max", MEMBERS_MAX as u64, "members of a cluster"),
     ("name_bytes_max", NAME_BYTES_MAX as u64, "bytes of a node's name before the @"),
+    ("idempotency_key_bytes_max", dedupe::IDEMPOTENCY_KEY_BYTES_MAX as u64, "bytes"),
+    ("dedupe_retention_ms", dedupe::DEDUPE_RETENTION_MS, "ms that the outcome of a change with a key is kept"),
+    (
+        "dedupe_entries_max",
+        dedupe::DEDUPE_ENTRIES_MAX as u64,
+        "kept outcomes, beyond which such changes are answered 429",
+    ),
+    ("dedupe_bytes_max", dedupe::DEDUPE_BYTES_MAX, "bytes of kept outcomes, beyond which likewise"),
+    ("dedupe_outcome_bytes_max", dedupe::DEDUPE_OUTCOME_BYTES_MAX as u64, "bytes of one kept outcome"),
+    ("head_bytes_max", http_server::HEAD_BYTES_MAX as u64, "bytes of a request's head"),
+    (
+        "header_read_timeout_ms",
+        http_server::HEADER_READ_TIMEOUT.as_millis() as u64,
+        "ms for a request's head, and between two on a connection",
+    ),
+    (
+        "answer_taken_timeout_ms",
+        http_server::ANSWER_TAKEN_TIMEOUT.as_millis() as u64,
+        "ms in which a client takes none of its answer",
+    ),
+    ("bodies_bytes_max", node::BODIES_BYTES_MAX as u64, "bytes of bodies being received, beyond which 429"),
+    ("answers_bytes_max", node::ANSWERS_BYTES_MAX as u64, "bytes of large answers being sent, beyond which 429"),
+    ("scans_max", node::SCANS_MAX as u64, "listings being read at a time"),
+    ("watchers_max", watch::WATCHERS_MAX as u64, "watches and long polls, beyond which 429"),
+    ("watcher_queue_revisions_max", watch::WATCHER_QUEUE_REVISIONS_MAX as u64, "revisions that wait for one watch"),
+    ("watcher_queue_bytes_max", watch::WATCHER_QUEUE_BYTES_MAX, "bytes that wait for one watch"),
+    ("stream_bytes_max", watch::STREAM_BYTES_MAX, "bytes that wait for all watches, each revision counted once"),
 ];
 
 /// Column at which the comments stand.

@@ -41,6 +41,7 @@ use crate::{
     error::Error,
     kv::confirm,
     node::{Node, Position},
+    proposals::{ChangeContext, Changed},
     reads::wait_applied,
     service::unavailable,
 };
@@ -57,8 +58,6 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two attempts.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
-/// Ids that a grant tries: they are random, so one that is taken is a rarity.
-const GRANT_ATTEMPTS_MAX: usize = 3;
 
 /// Runs the lessor of `core` until it ends. Ends leases while this node leads.
 pub async fn run(node: Arc<Node>, core: Arc<Core>) {
@@ -223,26 +222,24 @@ pub async fn leases_here(core: &Core, after: u64, limit: u32, timeout: Duration)
 }
 
 impl Node {
-    /// Grants a lease, through any node, and answers its id. It lives for `ttl_ms` milliseconds from when the leader
+    /// Grants a lease, through any node, and answers its id, and whether it was granted before. It lives for `ttl_ms` milliseconds from when the leader
     /// applied it, at least. To grant one together with what is attached to it, put a [`TxnOp::GrantLease`] with an id of
     /// [`lease::random_id`] before the puts of one transaction.
     ///
     /// # Errors
-    /// As [`Node::propose`]; 429 when there are too many leases.
-    pub async fn grant_lease(&self, ttl_ms: u64, timeout: Duration) -> Result<u64, Error> {
-        let until = Instant::now() + timeout;
-        let mut taken = Error::no_leader();
-        for _ in 0..GRANT_ATTEMPTS_MAX {
-            let id = lease::random_id();
-            let command = Command::Txn(Txn::unconditional(TxnOp::GrantLease { id, ttl_ms }));
-            match self.propose_any(&command, until.saturating_duration_since(Instant::now())).await? {
-                Outcome::Txn(_) => return Ok(id),
-                Outcome::Refused(refusal @ Refusal::LeaseTaken(_)) => taken = refusal.into(),
-                Outcome::Refused(refusal) => return Err(refusal.into()),
-                other => return Err(unexpected(&other)),
-            }
+    /// As [`Node::propose_change`]; 429 when there are too many leases.
+    pub async fn grant_lease(&self, ttl_ms: u64, context: &ChangeContext) -> Result<(u64, bool), Error> {
+        // Random ids of 53 bits: one that is taken is refused, and will not be met.
+        let grant = TxnOp::GrantLease { id: lease::random_id(), ttl_ms };
+        let changed = self.propose_change(&Command::Txn(Txn::unconditional(grant)), context).await?;
+        match changed.outcome {
+            // A replay's lease is the one that was granted then.
+            Outcome::Txn(TxnOutcome { results, .. }) => match results.first().and_then(OpResult::granted_lease) {
+                Some(id) => Ok((id, changed.replayed)),
+                None => Err(unexpected(&results)),
+            },
+            other => Err(unexpected(&other)),
         }
-        Err(taken)
     }
 
     /// Lets lease `id` live for its full time to live from now, through any node. Nothing is written. Once answered it
@@ -258,19 +255,22 @@ impl Node {
     }
 
     /// Ends lease `id` and deletes all keys that are attached to it, in one revision, through any node. Answers the
-    /// revision, and the number of keys.
+    /// revision and the number of keys, and whether it was done before.
     ///
     /// # Errors
-    /// 404 when there is no such lease; as [`Node::propose`].
-    pub async fn revoke_lease(&self, id: u64, timeout: Duration) -> Result<(u64, u64), Error> {
+    /// 404 when there is no such lease; as [`Node::propose_change`].
+    pub async fn revoke_lease(&self, id: u64, context: &ChangeContext) -> Result<((u64, u64), bool), Error> {
         let command = Command::Txn(Txn::unconditional(TxnOp::EndLease { id }));
-        match self.propose_any(&command, timeout).await? {
+        let Changed { outcome, replayed } = self.propose_change_any(&command, context).await?;
+        match outcome {
             Outcome::Txn(TxnOutcome { revision, results, .. }) => match results.first() {
-                Some(OpResult::LeaseEnded { deleted }) => Ok((revision, *deleted)),
+                Some(OpResult::LeaseEnded { deleted }) => Ok(((revision, *deleted), replayed)),
                 other => Err(unexpected(&other)),
             },
-            Outcome::Refused(Refusal::NoSuchLease { lease, .. }) => Err(Error::no_such_lease(lease)),
-            Outcome::Refused(refusal) => Err(refusal.into()),
+            Outcome::Refused(Refusal::NoSuchLease { lease, .. }) => {
+                Err(Error { replayed, ..Error::no_such_lease(lease) })
+            }
+            Outcome::Refused(refusal) => Err(Error { replayed, ..refusal.into() }),
             other => Err(unexpected(&other)),
         }
     }

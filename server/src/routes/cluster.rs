@@ -1,4 +1,5 @@
-//! `/api/cluster`: status, members, join, leave, leadership, replication factor, state hash.
+//! `/api/cluster`: status, members, join, leave, leadership, replication factor, state hash. Changes here name the
+//! state that they want, so doing one twice is doing it once: an `Idempotency-Key` is accepted and has no effect.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +15,7 @@ use hexkv_client::api::{
 };
 use serde::Deserialize;
 
-use super::request::{duration, json, key, query};
+use super::request::{BODY_BYTES_MAX, duration, json_within, key, query};
 use crate::{error::Error, node::Node, service::state_hash};
 
 type Answer = Result<Response<Body>, Error>;
@@ -55,7 +56,8 @@ pub async fn remove_member(State(node): State<Arc<Node>>, request: Request) -> A
 /// `POST /api/cluster/join`: this node joins; answers the new status. Goes on when the caller goes away.
 pub async fn join(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let limit = query::<ChangeQuery>(request.uri())?.timeout;
-    let wanted: JoinRequest = json(request).await?;
+    let wanted: JoinRequest =
+        json_within(request, BODY_BYTES_MAX, limit.unwrap_or(node.config.request_timeout)).await?;
     let joining = node.clone();
     within(
         limit,
@@ -76,7 +78,8 @@ pub async fn leave(State(node): State<Arc<Node>>, request: Request) -> Answer {
 /// `POST /api/cluster/transfer-leader`: answers the new status.
 pub async fn transfer_leader(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let limit = query::<ChangeQuery>(request.uri())?.timeout;
-    let wanted: TransferLeaderRequest = json(request).await?;
+    let wanted: TransferLeaderRequest =
+        json_within(request, BODY_BYTES_MAX, limit.unwrap_or(node.config.request_timeout)).await?;
     within(limit, node.transfer_leader(&wanted.to)).await?;
     Ok(Json(node.status().await).into_response())
 }
@@ -84,7 +87,8 @@ pub async fn transfer_leader(State(node): State<Arc<Node>>, request: Request) ->
 /// `PUT /api/cluster/replication-factor`: answers the new status; the reconciler goes on from there.
 pub async fn replication_factor(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let limit = query::<ChangeQuery>(request.uri())?.timeout;
-    let wanted: ReplicationFactorRequest = json(request).await?;
+    let wanted: ReplicationFactorRequest =
+        json_within(request, BODY_BYTES_MAX, limit.unwrap_or(node.config.request_timeout)).await?;
     within(limit, node.set_replication_factor(wanted.value)).await?;
     Ok(Json(node.status().await).into_response())
 }

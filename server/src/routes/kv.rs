@@ -20,8 +20,12 @@ use hexkv_store::{
 use serde::Deserialize;
 
 use super::{
+    held,
+    idempotency::{ChangeRequest, mark_replay},
     lease::ttl_ms,
-    record::{Cursor, item, list_answer},
+    listing,
+    long_poll::{Polled, WAIT_DEFAULT, poll},
+    record::{Cursor, item},
     request::{
         announced_bytes, check_content_type, check_lease, check_range_is_named, condition, duration, key, list_limit,
         parse_etag, query, range, value,
@@ -31,6 +35,7 @@ use crate::{
     error::Error,
     kv::{Consistency, ReadOptions},
     node::Node,
+    proposals::ChangeContext,
 };
 
 const OCTET_STREAM: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -51,9 +56,24 @@ struct GetQuery {
     max_staleness: Option<Duration>,
     #[serde(default, deserialize_with = "duration")]
     timeout: Option<Duration>,
+    after: Option<u64>,
+    #[serde(default, deserialize_with = "duration")]
+    wait: Option<Duration>,
 }
 
 impl GetQuery {
+    /// What a long poll waits for, and how long.
+    fn long_poll(&self) -> Result<Option<(u64, Duration)>, Error> {
+        match (self.after, self.wait) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => {
+                Err(Error::invalid("wait goes with after: the revision that the change must come after"))
+            }
+            (Some(_), _) if self.revision != 0 => Err(Error::invalid("give after or revision, not both")),
+            (Some(after), wait) => Ok(Some((after, wait.unwrap_or(WAIT_DEFAULT)))),
+        }
+    }
+
     fn options(&self, node: &Node) -> Result<ReadOptions, Error> {
         if self.max_staleness.is_some() && self.consistency != Consistency::Stale {
             return Err(Error::invalid(
@@ -104,29 +124,42 @@ struct ChangeQuery {
     timeout: Option<Duration>,
 }
 
-/// `GET /api/kv/{key}` (and HEAD): the raw value, or the record as JSON when that is asked for.
+/// `GET /api/kv/{key}` (and HEAD): the raw value, or the record as JSON when that is asked for. With `after` it waits
+/// for a change, and answers 304 when none comes.
 pub async fn get_key(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<GetQuery>(request.uri())?);
     let options = q.options(&node)?;
-    let found = node.read_key(key.clone(), q.revision, &options).await?;
+    let mut unchanged = false;
+    let found = match q.long_poll()? {
+        None => node.read_key(key.clone(), q.revision, &options).await?,
+        Some((after, wait)) => match poll(&node, &key, after, wait, &options).await? {
+            Polled::Changed(found) => found,
+            Polled::Unchanged(found) => {
+                unchanged = true;
+                found
+            }
+        },
+    };
     let headers = request.headers();
     let mut response = match found.record {
+        None if unchanged => bare(StatusCode::NOT_MODIFIED),
         None => Error::new(Code::KeyNotFound, "there is no such key").into_response(),
-        Some(record) if not_modified(headers, &record)? => {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        Some(record) if unchanged || not_modified(headers, &record)? => {
+            let mut response = bare(StatusCode::NOT_MODIFIED);
             describe(&mut response, &record);
             response
         }
         Some(record) if wants_json(headers) => {
-            let mut response = Json(item(&key, &record, true)).into_response();
+            let json = serde_json::to_vec(&item(&key, &record, true)).expect("a record is plain data");
+            let mut response = held::respond(&node, json.into())?;
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             describe(&mut response, &record);
             response
         }
         Some(record) => {
             let content_type =
                 record.content_type.as_deref().and_then(|t| HeaderValue::from_str(t).ok()).unwrap_or(OCTET_STREAM);
-            let mut response = Response::new(Body::from(record.value.clone()));
+            let mut response = held::respond(&node, record.value.clone())?;
             response.headers_mut().insert(header::CONTENT_TYPE, content_type);
             describe(&mut response, &record);
             response
@@ -148,17 +181,22 @@ pub async fn put_key(State(node): State<Arc<Node>>, request: Request) -> Answer 
     let body_bytes_max = announced_bytes(request.headers()).unwrap_or(usize::MAX).min(node.config.value_bytes_max);
     let _room = node.bodies.admit(body_bytes_max).ok_or_else(Error::overloaded)?;
     let patience = q.timeout.unwrap_or(node.config.request_timeout);
+    let asked = ChangeRequest::of(&request, patience)?;
     let value = value(request.into_body(), node.config.value_bytes_max, patience).await?;
+    let context = asked.with_body(&value);
     let put = TxnOp::Put { key: key.clone(), value, content_type, lease, prev: q.prev };
     let operations = grant.into_iter().chain([put]).collect();
-    let outcome = change(&node, &key, condition, operations, q.timeout).await?;
+    let (outcome, replayed) = change(&node, &key, condition, operations, &context).await?;
+    let granted = outcome.results.iter().find_map(OpResult::granted_lease);
     match outcome.results.into_iter().last() {
         Some(OpResult::Put { create_revision, version, prev }) => {
             let prev = prev.map(|record| item(&key, &record, true));
-            let lease = (lease != 0).then_some(lease);
+            // A replay's lease is the one that was granted then.
+            let lease = granted.or((lease != 0).then_some(lease));
             let mut response =
                 Json(PutAnswer { revision: outcome.revision, create_revision, version, lease, prev }).into_response();
             response.headers_mut().insert(header::ETAG, etag(outcome.revision));
+            mark_replay(&mut response, replayed);
             Ok(response)
         }
         other => Err(unexpected(&other)),
@@ -169,12 +207,15 @@ pub async fn put_key(State(node): State<Arc<Node>>, request: Request) -> Answer 
 pub async fn delete_key(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<ChangeQuery>(request.uri())?);
     let condition = condition(request.headers())?;
+    let context = change_without_body(&node, &request, q.timeout)?;
     let delete = TxnOp::Delete { key: key.clone(), prev: q.prev };
-    let outcome = change(&node, &key, condition, vec![delete], q.timeout).await?;
+    let (outcome, replayed) = change(&node, &key, condition, vec![delete], &context).await?;
     match outcome.results.into_iter().next() {
         Some(OpResult::Delete { deleted, prev }) => {
             let prev = prev.map(|record| item(&key, &record, true));
-            Ok(Json(DeleteAnswer { revision: outcome.revision, deleted, prev }).into_response())
+            let mut response = Json(DeleteAnswer { revision: outcome.revision, deleted, prev }).into_response();
+            mark_replay(&mut response, replayed);
+            Ok(response)
         }
         other => Err(unexpected(&other)),
     }
@@ -191,35 +232,47 @@ async fn change(
     key: &Bytes,
     condition: Option<(hexkv_store::command::CompareTarget, hexkv_store::command::CompareOp)>,
     success: Vec<TxnOp>,
-    timeout: Option<Duration>,
-) -> Result<TxnOutcome, Error> {
+    context: &ChangeContext,
+) -> Result<(TxnOutcome, bool), Error> {
     let conditional = condition.is_some();
     let compare = condition.map(|(target, op)| Compare { key: key.clone(), target, op }).into_iter().collect();
     let failure = if conditional { vec![TxnOp::Get { key: key.clone(), keys_only: true }] } else { Vec::new() };
     let command = Command::Txn(Txn { compare, success, failure });
-    let outcome = propose_txn(node, &command, timeout).await?;
+    let (outcome, replayed) = propose_txn(node, &command, context).await?;
     if outcome.succeeded {
-        return Ok(outcome);
+        return Ok((outcome, replayed));
     }
     let mut error = Error::new(
         Code::PreconditionFailed,
         "the key is not as the condition says; nothing was changed. Its current ETag is in the answer, if it exists",
     );
+    error.replayed = replayed;
     if let Some(OpResult::Get(Some(current))) = outcome.results.first() {
         error.current_revision = Some(current.record.mod_revision);
     }
     Err(error)
 }
 
-/// Proposes a transaction and waits for what it did.
+/// The context of a change whose request has no body.
+fn change_without_body(node: &Node, request: &Request, timeout: Option<Duration>) -> Result<ChangeContext, Error> {
+    let timeout = timeout.unwrap_or(node.config.request_timeout);
+    Ok(ChangeRequest::of(request, timeout)?.with_body(&[]))
+}
+
+/// Proposes a transaction and waits for what it did; also whether an earlier attempt did it.
 pub(super) async fn propose_txn(
     node: &Node,
     command: &Command,
-    timeout: Option<Duration>,
-) -> Result<TxnOutcome, Error> {
-    match node.propose(command, timeout.unwrap_or(node.config.request_timeout)).await? {
-        Outcome::Txn(outcome) => Ok(outcome),
-        other => Err(Error::new(Code::Internal, format!("unexpected outcome {other:?}"))),
+    context: &ChangeContext,
+) -> Result<(TxnOutcome, bool), Error> {
+    let changed = node.propose_change(command, context).await?;
+    match changed.outcome {
+        Outcome::Txn(outcome) => Ok((outcome, changed.replayed)),
+        other @ (Outcome::None
+        | Outcome::Done
+        | Outcome::LeasesExpired { .. }
+        | Outcome::Refused(_)
+        | Outcome::Replayed(_)) => Err(Error::new(Code::Internal, format!("unexpected outcome {other:?}"))),
     }
 }
 
@@ -289,6 +342,7 @@ pub async fn list(State(node): State<Arc<Node>>, request: Request) -> Answer {
         min_revision: q.min_revision.max(wanted.revision),
         max_staleness: q.max_staleness,
         timeout: q.timeout,
+        ..GetQuery::default()
     }
     .options(&node)?;
     if wanted.revision != 0 && q.cursor.is_none() {
@@ -301,7 +355,7 @@ pub async fn list(State(node): State<Arc<Node>>, request: Request) -> Answer {
 
 async fn page(node: &Node, wanted: ListRequest, options: &ReadOptions) -> Answer {
     let page = node.read_range(wanted.clone(), options).await?;
-    Ok(Json(list_answer(&wanted, &page)).into_response())
+    listing::answer(node, &wanted, page)
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -320,10 +374,13 @@ pub async fn delete_range(State(node): State<Arc<Node>>, request: Request) -> An
     check_range_is_named(q.prefix.as_ref(), q.start.as_ref(), q.end.as_ref())?;
     let range = range(q.prefix.as_deref(), q.start.as_deref(), q.end.as_deref())?;
     let command = Command::Txn(Txn::unconditional(TxnOp::DeleteRange(range)));
-    let outcome = propose_txn(&node, &command, q.timeout).await?;
+    let context = change_without_body(&node, &request, q.timeout)?;
+    let (outcome, replayed) = propose_txn(&node, &command, &context).await?;
     match outcome.results.into_iter().next() {
         Some(OpResult::Delete { deleted, .. }) => {
-            Ok(Json(DeleteAnswer { revision: outcome.revision, deleted, prev: None }).into_response())
+            let mut response = Json(DeleteAnswer { revision: outcome.revision, deleted, prev: None }).into_response();
+            mark_replay(&mut response, replayed);
+            Ok(response)
         }
         other => Err(unexpected(&other)),
     }
@@ -353,6 +410,12 @@ fn not_modified(headers: &HeaderMap, record: &Record) -> Result<bool, Error> {
         Some(revision) => Ok(any || revision == record.mod_revision),
         None => Err(Error::invalid("If-None-Match takes ETags such as \"42\", or *")),
     })
+}
+
+fn bare(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
 }
 
 fn describe(response: &mut Response<Body>, record: &Record) {

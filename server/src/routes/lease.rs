@@ -15,12 +15,13 @@ use hexkv_raft_net::rpc::LeaseStatus;
 use hexkv_store::lease::{LEASE_KEYS_SHOWN_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LeaseRecord};
 use serde::Deserialize;
 
-use super::request::{duration, json_within, list_limit, query};
+use super::{
+    idempotency::{ChangeRequest, mark_replay},
+    request::{BODY_BYTES_MAX, duration, json_with_body, list_limit, query},
+};
 use crate::{error::Error, node::Node};
 
 const PATH_PREFIX: &str = "/api/leases/";
-/// Largest body of a grant, in bytes.
-const GRANT_BODY_BYTES_MAX: usize = 4096;
 const KEEPALIVE: &str = "/keepalive";
 
 type Answer = Result<Response<Body>, Error>;
@@ -63,10 +64,14 @@ fn id(uri: &Uri) -> Result<u64, Error> {
 /// `POST /api/leases`.
 pub async fn grant(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let q = query::<LeaseQuery>(request.uri())?;
-    let wanted: LeaseRequest = json_within(request, GRANT_BODY_BYTES_MAX, q.patience(&node)).await?;
+    let patience = q.patience(&node);
+    let asked = ChangeRequest::of(&request, patience)?;
+    let (wanted, body) = json_with_body::<LeaseRequest>(request, BODY_BYTES_MAX, patience).await?;
     let ttl_ms = ttl_ms(wanted.ttl)?;
-    let id = node.grant_lease(ttl_ms, q.patience(&node)).await?;
-    Ok(Json(lease_answer(id, ttl_ms)).into_response())
+    let (id, replayed) = node.grant_lease(ttl_ms, &asked.with_body(&body)).await?;
+    let mut response = Json(lease_answer(id, ttl_ms)).into_response();
+    mark_replay(&mut response, replayed);
+    Ok(response)
 }
 
 /// `POST /api/leases/{id}/keepalive`.
@@ -79,8 +84,11 @@ pub async fn keep_alive(State(node): State<Arc<Node>>, request: Request) -> Answ
 /// `DELETE /api/leases/{id}`: the lease and all its keys go, in one revision.
 pub async fn revoke(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let (id, q) = (id(request.uri())?, query::<LeaseQuery>(request.uri())?);
-    let (revision, deleted) = node.revoke_lease(id, q.patience(&node)).await?;
-    Ok(Json(DeleteAnswer { revision, deleted, prev: None }).into_response())
+    let context = ChangeRequest::of(&request, q.patience(&node))?.with_body(&[]);
+    let ((revision, deleted), replayed) = node.revoke_lease(id, &context).await?;
+    let mut response = Json(DeleteAnswer { revision, deleted, prev: None }).into_response();
+    mark_replay(&mut response, replayed);
+    Ok(response)
 }
 
 /// `GET /api/leases/{id}`.

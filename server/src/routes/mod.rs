@@ -14,12 +14,26 @@ use hexkv_client::api::Code;
 use crate::{error::Error, node::Node};
 
 mod cluster;
+mod compact;
+mod coordination;
+mod election;
+mod framing;
 mod health;
+mod held;
+pub mod idempotency;
 mod kv;
 mod lease;
-mod record;
+mod listing;
+mod lock;
+mod long_poll;
+pub(crate) mod record;
+mod registry;
 mod request;
 mod txn;
+mod watch;
+
+#[cfg(test)]
+pub(crate) use watch::only;
 
 /// All routes.
 pub fn router(node: Arc<Node>) -> Router {
@@ -28,6 +42,14 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/api/kv", get(kv::list).delete(kv::delete_range))
         .route("/api/kv/", get(kv::empty_key).put(kv::empty_key).delete(kv::empty_key))
         .route("/api/txn", post(txn::transact))
+        .route("/api/locks/{name}", get(lock::status).post(lock::acquire).delete(lock::release))
+        .route("/api/locks/{name}/renew", post(lock::renew))
+        .route("/api/elections/{name}", get(election::observe).post(election::campaign).delete(election::resign))
+        .route("/api/elections/{name}/renew", post(election::renew))
+        .route("/api/registry", get(registry::list))
+        .route("/api/registry/{name}", get(registry::find).put(registry::register).delete(registry::remove))
+        .route("/api/watch", get(watch::watch))
+        .route("/api/compact", post(compact::compact))
         .route("/api/leases", get(lease::list).post(lease::grant))
         .route("/api/leases/{id}", get(lease::show).delete(lease::revoke))
         .route("/api/leases/{id}/keepalive", post(lease::keep_alive))
@@ -45,6 +67,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/api/health", get(health::node_health))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
+        .layer(axum::middleware::from_fn(framing::unambiguous))
         .with_state(node)
 }
 

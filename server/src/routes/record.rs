@@ -38,7 +38,13 @@ impl Cursor {
 
 /// A page of the listing `wanted`, with the cursor of the next one.
 pub fn list_answer(wanted: &ListRequest, page: &ListPage) -> ListAnswer {
-    let next = page.items.last().filter(|_| page.more).map(|last| {
+    let items = page.items.iter().map(|i| item(&i.key, &i.record, !wanted.keys_only)).collect();
+    ListAnswer { items, count: page.count, next: next_cursor(wanted, page), revision: page.revision }
+}
+
+/// Where the page after `page` begins; None after the last.
+pub fn next_cursor(wanted: &ListRequest, page: &ListPage) -> Option<String> {
+    page.items.last().filter(|_| page.more).map(|last| {
         let cursor = Cursor {
             revision: page.revision,
             after: last.key.clone(),
@@ -46,17 +52,23 @@ pub fn list_answer(wanted: &ListRequest, page: &ListPage) -> ListAnswer {
             descending: wanted.descending,
         };
         URL_SAFE_NO_PAD.encode(codec::encode(&cursor))
-    });
-    let items = page.items.iter().map(|i| item(&i.key, &i.record, !wanted.keys_only)).collect();
-    ListAnswer { items, count: page.count, next, revision: page.revision }
+    })
+}
+
+/// A key as `key`, or where it is not UTF-8 as `key_base64`.
+pub fn key_in_json(key: &[u8]) -> (Option<String>, Option<String>) {
+    match std::str::from_utf8(key) {
+        Ok(text) => (Some(text.to_string()), None),
+        Err(_) => (None, Some(BASE64.encode(key))),
+    }
 }
 
 /// One record.
 pub fn item(key: &Bytes, record: &Record, with_value: bool) -> Item {
-    let text = std::str::from_utf8(key).ok();
+    let (key, key_base64) = key_in_json(key);
     Item {
-        key: text.map(str::to_string),
-        key_base64: text.is_none().then(|| BASE64.encode(key)),
+        key,
+        key_base64,
         value: with_value.then(|| BASE64.encode(&record.value)),
         create_revision: record.create_revision,
         mod_revision: record.mod_revision,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::{
     body::Body,
-    extract::{FromRequest, Json, Query, Request, rejection::JsonRejection},
+    extract::{Json, Query, Request, rejection::JsonRejection},
     http::{HeaderMap, Uri, header},
 };
 use bytes::Bytes;
@@ -17,8 +17,10 @@ use hexkv_store::{
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-use crate::error::Error;
+use crate::{coordination::RESERVED, error::Error};
 
+/// Largest body of requests that carry no user data, in bytes.
+pub const BODY_BYTES_MAX: usize = 16 * 1024;
 /// Items on a page when no limit is given.
 const LIST_LIMIT_DEFAULT: u32 = 1000;
 /// Most items on a page.
@@ -113,6 +115,8 @@ pub fn range(prefix: Option<&str>, start: Option<&str>, end: Option<&str>) -> Re
             check_key(bound)?;
         }
     }
+    // What the server keeps for itself lies behind all keys.
+    let range = KeyRange { end: range.end.or(Some(Bytes::from_static(&[RESERVED]))), ..range };
     if range.end.as_ref().is_some_and(|end| *end < range.start) {
         return Err(Error::invalid("end comes before start"));
     }
@@ -151,6 +155,15 @@ pub async fn value(body: Body, limit: usize, timeout: Duration) -> Result<Bytes,
 
 /// A JSON body of at most `limit` bytes, within `timeout`; unknown fields and wrong types are refused.
 pub async fn json_within<T: DeserializeOwned>(request: Request, limit: usize, timeout: Duration) -> Result<T, Error> {
+    json_with_body(request, limit, timeout).await.map(|(value, _)| value)
+}
+
+/// As [`json_within`], with the bytes as they came.
+pub async fn json_with_body<T: DeserializeOwned>(
+    request: Request,
+    limit: usize,
+    timeout: Duration,
+) -> Result<(T, Bytes), Error> {
     let (head, body) = request.into_parts();
     let kind = head.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let is_json = |kind: &str| kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json");
@@ -162,7 +175,10 @@ pub async fn json_within<T: DeserializeOwned>(request: Request, limit: usize, ti
     if body.trim_ascii_start().first().is_some_and(|first| *first == b'[') {
         return Err(Error::invalid("the body is refused: it is a JSON array, not an object"));
     }
-    Json::<T>::from_bytes(&body).map(|Json(value)| value).map_err(|e| refused_body(&e))
+    match Json::<T>::from_bytes(&body) {
+        Ok(Json(value)) => Ok((value, body)),
+        Err(e) => Err(refused_body(&e)),
+    }
 }
 
 async fn receive(body: Body, limit: usize, timeout: Duration, what: &str, next: &str) -> Result<Bytes, Error> {
@@ -175,15 +191,6 @@ async fn receive(body: Body, limit: usize, timeout: Duration, what: &str, next: 
             Err(Error::new(Code::ValueTooLarge, format!("{what} has more than {limit} bytes; {next}")))
         }
         Err(e) => Err(Error::invalid(format!("the body did not arrive whole: {e}"))),
-    }
-}
-
-/// A JSON body; unknown fields and wrong types are refused.
-pub async fn json<T: DeserializeOwned>(request: Request) -> Result<T, Error> {
-    match Json::<T>::from_request(request, &()).await {
-        Ok(Json(value)) => Ok(value),
-        Err(JsonRejection::MissingJsonContentType(_)) => Err(Error::invalid(NO_JSON)),
-        Err(e) => Err(refused_body(&e)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `/api/txn`: several operations, all or nothing at one revision.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -20,15 +20,16 @@ use hexkv_store::{
 use serde::Deserialize;
 
 use super::{
+    idempotency::{ChangeRequest, mark_replay},
     kv::unexpected,
     lease::ttl_ms,
     record::{item, list_answer},
     request::{
-        announced_bytes, check_content_type, check_key, check_lease, check_range_is_named, duration, json_within,
+        announced_bytes, check_content_type, check_key, check_lease, check_range_is_named, duration, json_with_body,
         list_limit, query, range,
     },
 };
-use crate::{error::Error, node::Node};
+use crate::{error::Error, node::Node, proposals::Changed};
 
 /// Largest body, in bytes: [`TXN_BYTES_MAX`] in base64 is 10.7 MiB, the rest is for JSON.
 const TXN_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -46,18 +47,23 @@ pub async fn transact(State(node): State<Arc<Node>>, request: Request) -> Result
     let body_bytes_max = announced_bytes(request.headers()).unwrap_or(usize::MAX).min(TXN_BODY_BYTES_MAX);
     let room = node.bodies.admit(body_bytes_max).ok_or_else(Error::overloaded)?;
     let patience = q.timeout.unwrap_or(node.config.request_timeout);
-    let wanted: TxnRequest = json_within(request, TXN_BODY_BYTES_MAX, patience).await?;
+    let asked = ChangeRequest::of(&request, patience)?;
+    let (wanted, body) = json_with_body::<TxnRequest>(request, TXN_BODY_BYTES_MAX, patience).await?;
+    let context = asked.with_body(&body);
+    drop(body);
     let txn = Decoder::new(node.config.value_bytes_max).txn(wanted)?;
     let command = Command::Txn(txn);
-    let outcome = node.propose_any(&command, patience).await?;
+    let Changed { outcome, replayed } = node.propose_change_any(&command, &context).await?;
     drop(room);
     let Command::Txn(txn) = command else { unreachable!("it was made a transaction above") };
     let outcome = match outcome {
         Outcome::Txn(outcome) => outcome,
-        Outcome::Refused(refusal) => return Err(as_written(&txn, refusal).into()),
+        Outcome::Refused(refusal) => return Err(Error { replayed, ..as_written(&txn, refusal).into() }),
         other => return Err(Error::new(Code::Internal, format!("unexpected outcome {other:?}"))),
     };
-    Ok(Json(answer(&txn, outcome)?).into_response())
+    let mut response = Json(answer(&txn, outcome)?).into_response();
+    mark_replay(&mut response, replayed);
+    Ok(response)
 }
 
 /// Turns a body into a transaction. Invariant: `bytes` is the size of all keys and values taken so far, never above
@@ -234,12 +240,14 @@ fn answer(txn: &Txn, outcome: TxnOutcome) -> Result<TxnAnswer, Error> {
             format!("{} results for {} operations", results.len(), operations.len()),
         ));
     }
+    // What a replay grants was granted then, under another id than the one proposed now.
+    let granted: HashMap<u64, u64> = operations.iter().zip(&results).filter_map(granted_as).collect();
     // A grant is part of the put that follows.
     let asked = |(op, _): &(&TxnOp, OpResult)| !matches!(op, TxnOp::GrantLease { .. });
     let results = operations.iter().zip(results).filter(asked).map(|(op, result)| match (op, result) {
         (TxnOp::Put { key, lease, .. }, OpResult::Put { create_revision, version, prev }) => {
             let prev = prev.map(|record| item(key, &record, true));
-            let lease = (*lease != 0).then_some(*lease);
+            let lease = (*lease != 0).then(|| granted.get(lease).copied().unwrap_or(*lease));
             Ok(TxnResult::Put(PutAnswer { revision, create_revision, version, lease, prev }))
         }
         (TxnOp::Get { keys_only, .. }, OpResult::Get(found)) => {
@@ -265,6 +273,12 @@ fn answer(txn: &Txn, outcome: TxnOutcome) -> Result<TxnAnswer, Error> {
         ) => Err(unexpected(&Some(other))),
     });
     Ok(TxnAnswer { revision, succeeded, results: results.collect::<Result<_, _>>()? })
+}
+
+/// The id that a grant proposed, with the one that it got.
+fn granted_as((op, result): (&TxnOp, &OpResult)) -> Option<(u64, u64)> {
+    let TxnOp::GrantLease { id, .. } = op else { return None };
+    Some((*id, result.granted_lease()?))
 }
 
 #[cfg(test)]

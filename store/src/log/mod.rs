@@ -48,7 +48,12 @@ use self::{
     shared::Shared,
     writer::{Operation, SEAL_BYTES, Writer, closed_error},
 };
-use crate::{StoreError, driver::Driver, fs::SharedFs, raft_types::Entry};
+use crate::{
+    StoreError,
+    driver::Driver,
+    fs::SharedFs,
+    raft_types::{Entry, LogId},
+};
 
 /// Most bytes of entries that one read for replication or apply takes into memory, unless a single entry is larger.
 pub const READ_CHUNK_BYTES_MAX: u64 = 2 * 1024 * 1024;
@@ -148,6 +153,12 @@ impl LogStore {
     /// All entries with a lower index than this are durable on this node. It falls when entries are truncated.
     pub fn durable(&self) -> watch::Receiver<u64> {
         self.shared.durable.subscribe()
+    }
+
+    /// The ids of the entries in memory, with the index from which on they are; entries before did not change lately.
+    /// Also once the log has failed: what it held then, of which entries below [`LogStore::durable`] are on disk.
+    pub fn recent(&self) -> (u64, Vec<LogId>) {
+        self.shared.view.lock().cached()
     }
 
     /// What the log holds, and what it did since it was opened.

@@ -177,6 +177,11 @@ impl View {
         }
     }
 
+    /// Index of the first entry in memory, and the ids of all that are.
+    pub fn cached(&self) -> (u64, Vec<LogId>) {
+        (self.cache_first, self.cache.iter().map(|entry| entry.log_id).collect())
+    }
+
     /// Plans the read of what the log has of `range`: about `limit_bytes`, but at least one entry.
     pub fn plan(&self, range: Range<u64>, limit_bytes: u64) -> Plan {
         let (mut next, end) = (range.start.max(self.first()), range.end.min(self.head.last.next_index()));

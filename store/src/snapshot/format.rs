@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
     change_log::{ChangeRecord, PART_BYTES_MAX},
+    dedupe::DedupeEntry,
     lease::LeaseRecord,
     member::Member,
     raft_types::{LogId, SnapshotMeta},
@@ -49,6 +50,7 @@ const KIND_FULL: u32 = 1;
 pub(super) const ITEM_KEY: u8 = 1;
 pub(super) const ITEM_CHANGE_PART: u8 = 2;
 pub(super) const ITEM_LEASE: u8 = 3;
+pub(super) const ITEM_DEDUPE: u8 = 4;
 
 /// One thing in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +62,8 @@ pub enum SnapshotItem {
     Lease(LeaseRecord),
     /// A kept change record; their revisions are consecutive.
     Change(ChangeRecord),
+    /// A kept outcome; their log indexes ascend. All of them come after the last change.
+    Dedupe(DedupeEntry),
 }
 
 /// What a snapshot covers, and all state that is not a key's record.
@@ -103,6 +107,8 @@ pub struct SnapshotCounts {
     pub leases: u64,
     /// [`SnapshotItem::Change`] items.
     pub changes: u64,
+    /// [`SnapshotItem::Dedupe`] items.
+    pub dedupe: u64,
     /// Chunks of the file.
     pub chunks: u64,
     /// Bytes of items, framing included.

@@ -8,7 +8,7 @@ use super::{
     SnapshotFile,
     format::{
         self, CHUNK_BYTES_MAX, CHUNK_HEAD_BYTES, ContentHasher, FOOTER_BYTES_MAX, Footer, HEADER_BYTES, HeaderFault,
-        ITEM_BYTES_MAX, ITEM_CHANGE_PART, ITEM_HEAD_BYTES, ITEM_KEY, ITEM_LEASE, SNAPSHOT_FORMAT_VERSION,
+        ITEM_BYTES_MAX, ITEM_CHANGE_PART, ITEM_DEDUPE, ITEM_HEAD_BYTES, ITEM_KEY, ITEM_LEASE, SNAPSHOT_FORMAT_VERSION,
         SnapshotCounts, SnapshotItem, TRAILER_BYTES, Trailer,
     },
 };
@@ -16,6 +16,7 @@ use crate::{
     StoreError,
     change_log::{ChangeRecord, PartAssembler},
     codec,
+    dedupe::DedupeEntry,
     fs::SharedFs,
     lease::LeaseRecord,
     record::KeyRecord,
@@ -32,6 +33,9 @@ pub trait SnapshotSink {
 
     /// Adds `record` to the history; with `redo` its changes are also to be done over the records of the scan.
     fn change(&mut self, record: ChangeRecord, redo: bool) -> Result<(), StoreError>;
+
+    /// Adds a kept outcome; their log indexes ascend.
+    fn dedupe(&mut self, entry: DedupeEntry) -> Result<(), StoreError>;
 }
 
 /// A snapshot whose header, footer and trailer are whole. Its items are verified as they are read.
@@ -124,7 +128,7 @@ impl SnapshotReader {
         self.footer.revision + 1 - self.counts.changes
     }
 
-    /// All items in order: the keys, the leases, then the changes. The last element is an error unless the whole file is as
+    /// All items in order: keys, leases, changes, kept outcomes. The last element is an error unless the whole file is as
     /// it was written; nothing follows an error.
     pub fn items(&self) -> SnapshotItems {
         SnapshotItems {
@@ -136,6 +140,7 @@ impl SnapshotReader {
             assembler: PartAssembler::default(),
             seen: SnapshotCounts::default(),
             changes: None,
+            last_dedupe: None,
             ended: false,
         }
     }
@@ -157,6 +162,7 @@ impl SnapshotReader {
                     let redo = record.revision > self.footer.scan_start_revision;
                     sink.change(record, redo)?;
                 }
+                SnapshotItem::Dedupe(entry) => sink.dedupe(entry)?,
             }
         }
         Ok(())
@@ -250,6 +256,8 @@ pub struct SnapshotItems {
     seen: SnapshotCounts,
     /// (first, last) revision of the changes so far.
     changes: Option<(u64, u64)>,
+    /// Log index of the last kept outcome so far.
+    last_dedupe: Option<u64>,
     ended: bool,
 }
 
@@ -267,6 +275,11 @@ impl Iterator for SnapshotItems {
 }
 
 impl SnapshotItems {
+    /// Whether something came that follows keys and leases.
+    fn past_the_leases(&self) -> bool {
+        self.changes.is_some() || self.last_dedupe.is_some() || self.assembler.is_incomplete()
+    }
+
     fn next_item(&mut self) -> Result<Option<SnapshotItem>, StoreError> {
         loop {
             let head_bytes = self.fill(ITEM_HEAD_BYTES)?;
@@ -300,8 +313,8 @@ impl SnapshotItems {
             ITEM_KEY => {
                 let record = codec::decode("key record", body, ITEM_BYTES_MAX);
                 let record = record.map_err(|e| self.corrupt(e.to_string()))?;
-                if self.seen.leases > 0 || self.changes.is_some() || self.assembler.is_incomplete() {
-                    return Err(self.corrupt("a key after the leases or changes"));
+                if self.seen.leases > 0 || self.past_the_leases() {
+                    return Err(self.corrupt("a key after what follows the keys"));
                 }
                 self.seen.keys += 1;
                 Ok(Some(SnapshotItem::Key(record)))
@@ -309,13 +322,16 @@ impl SnapshotItems {
             ITEM_LEASE => {
                 let lease = codec::decode("lease", body, ITEM_BYTES_MAX);
                 let lease = lease.map_err(|e| self.corrupt(e.to_string()))?;
-                if self.changes.is_some() || self.assembler.is_incomplete() {
-                    return Err(self.corrupt("a lease after the changes"));
+                if self.past_the_leases() {
+                    return Err(self.corrupt("a lease after what follows the leases"));
                 }
                 self.seen.leases += 1;
                 Ok(Some(SnapshotItem::Lease(lease)))
             }
             ITEM_CHANGE_PART => {
+                if self.last_dedupe.is_some() {
+                    return Err(self.corrupt("a change after the kept outcomes"));
+                }
                 let record = self.assembler.push(body);
                 let Some(record) = record.map_err(|e| self.corrupt(e.to_string()))? else {
                     return Ok(None);
@@ -330,6 +346,17 @@ impl SnapshotItems {
                 self.changes = Some((first, record.revision));
                 self.seen.changes += 1;
                 Ok(Some(SnapshotItem::Change(record)))
+            }
+            ITEM_DEDUPE => {
+                let entry: Result<DedupeEntry, _> = codec::decode("kept outcome", body, ITEM_BYTES_MAX);
+                let entry = entry.map_err(|e| self.corrupt(e.to_string()))?;
+                let covered = self.footer.meta.last_log_id.is_some_and(|last| entry.index <= last.index);
+                if self.assembler.is_incomplete() || self.last_dedupe >= Some(entry.index) || !covered {
+                    return Err(self.corrupt(format!("the kept outcome of entry {} is out of place", entry.index)));
+                }
+                self.last_dedupe = Some(entry.index);
+                self.seen.dedupe += 1;
+                Ok(Some(SnapshotItem::Dedupe(entry)))
             }
             kind => Err(self.corrupt(format!("an item of unknown kind {kind}"))),
         }

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
+use super::SnapshotReader;
 use crate::{
     StoreError,
     fs::{File, SharedFs},
@@ -64,6 +65,8 @@ pub struct SnapshotReceiver {
     id: String,
     offset: u64,
     total_bytes: u64,
+    /// Some of it was there before, and may be damaged: a power cut can leave the length of a file without its content.
+    resumed: bool,
 }
 
 impl SnapshotReceiver {
@@ -92,7 +95,8 @@ impl SnapshotReceiver {
             file.set_len(0).map_err(context)?;
             offset = 0;
         }
-        Ok(Self { fs: fs.clone(), file, path, id: id.to_string(), offset, total_bytes })
+        let resumed = offset > 0;
+        Ok(Self { fs: fs.clone(), file, path, id: id.to_string(), offset, total_bytes, resumed })
     }
 
     /// Bytes received so far: where the sender goes on.
@@ -117,7 +121,12 @@ impl SnapshotReceiver {
         Ok(())
     }
 
-    /// Makes the complete file durable. The state machine verifies its content and renames it at install.
+    /// Makes the complete file durable. The state machine verifies its content and renames it at install, where damage
+    /// stops the node; so what was resumed is verified here already.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when what was resumed is damaged: the file is removed, so that its transfer begins afresh.
+    /// [`StoreError::Io`].
     pub fn finish(self) -> Result<SnapshotFile, StoreError> {
         let context = |e| StoreError::io(format!("finish snapshot {}", self.path.display()), e);
         if self.offset != self.total_bytes {
@@ -125,6 +134,15 @@ impl SnapshotReceiver {
             return Err(context(io::Error::new(io::ErrorKind::UnexpectedEof, reason)));
         }
         self.file.sync_data().map_err(context)?;
-        SnapshotFile::open(&self.fs, &self.path, self.id)
+        let file = SnapshotFile::open(&self.fs, &self.path, self.id)?;
+        if self.resumed
+            && let Err(e) = SnapshotReader::open(&file).and_then(|reader| reader.verify())
+        {
+            if matches!(e, StoreError::Corrupt { .. }) {
+                self.fs.remove_file(&self.path).map_err(context)?;
+            }
+            return Err(e);
+        }
+        Ok(file)
     }
 }

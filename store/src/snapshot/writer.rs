@@ -9,7 +9,7 @@ use super::{
     SnapshotFile,
     format::{
         self, CHUNK_BYTES_MAX, CHUNK_HEAD_BYTES, ContentHasher, FOOTER_BYTES_MAX, Footer, HEADER_BYTES, ITEM_BYTES_MAX,
-        ITEM_CHANGE_PART, ITEM_HEAD_BYTES, ITEM_KEY, ITEM_LEASE, SnapshotCounts, SnapshotItem, Trailer,
+        ITEM_CHANGE_PART, ITEM_DEDUPE, ITEM_HEAD_BYTES, ITEM_KEY, ITEM_LEASE, SnapshotCounts, SnapshotItem, Trailer,
     },
 };
 use crate::{
@@ -30,7 +30,7 @@ const SYNC_BYTES: u64 = 16 * 1024 * 1024;
 /// Invariants:
 /// - the file holds the header and whole chunks, `offset` bytes in all, and nothing else;
 /// - `chunk` is room for a chunk's head and fewer than [`CHUNK_BYTES_MAX`] bytes of items;
-/// - keys come before leases, these before changes, and change revisions are consecutive.
+/// - keys come before leases, these before changes, these before kept outcomes; change revisions are consecutive.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     fs: SharedFs,
@@ -45,6 +45,8 @@ pub struct SnapshotWriter {
     counts: SnapshotCounts,
     /// (first, last) revision of the changes so far.
     changes: Option<(u64, u64)>,
+    /// Log index of the last kept outcome so far.
+    last_dedupe: Option<u64>,
 }
 
 impl SnapshotWriter {
@@ -66,6 +68,7 @@ impl SnapshotWriter {
             item: Vec::new(),
             counts: SnapshotCounts::default(),
             changes: None,
+            last_dedupe: None,
         };
         let header = format::encode_header();
         assert_eq!(header.len(), HEADER_BYTES, "the header's length is part of the format");
@@ -76,7 +79,7 @@ impl SnapshotWriter {
     /// Adds `item`. After an error the snapshot must be dropped.
     ///
     /// # Panics
-    /// When a key comes after a lease or a change, a lease after a change, or a change's revision does not follow the last one's.
+    /// When an item comes out of its order.
     pub fn push(&mut self, item: &SnapshotItem) -> Result<(), StoreError> {
         match item {
             SnapshotItem::Key(record) => {
@@ -95,11 +98,20 @@ impl SnapshotWriter {
                 self.counts.leases += 1;
             }
             SnapshotItem::Change(record) => self.push_change(record)?,
+            SnapshotItem::Dedupe(entry) => {
+                assert!(self.last_dedupe < Some(entry.index), "entry {} after {:?}", entry.index, self.last_dedupe);
+                self.last_dedupe = Some(entry.index);
+                self.item.clear();
+                codec::encode_into(entry, &mut self.item);
+                self.push_item(ITEM_DEDUPE)?;
+                self.counts.dedupe += 1;
+            }
         }
         Ok(())
     }
 
     fn push_change(&mut self, record: &ChangeRecord) -> Result<(), StoreError> {
+        assert!(self.last_dedupe.is_none(), "revision {} after kept outcomes", record.revision);
         let first = match self.changes {
             Some((first, last)) => {
                 assert_eq!(record.revision, last + 1, "revisions of changes are consecutive");

@@ -6,13 +6,16 @@ use openraft::EntryPayload;
 
 use super::{
     Shared,
+    dedupe::DedupeChange,
     evaluate::{Effects, Moment, evaluate},
     hash::StateHash,
+    keys,
     leases::{LeaseChange, row_changes},
 };
 use crate::{
     Proposal, StoreError,
     change_log::{ChangeRecord, Replaced},
+    codec,
     lease::LeaseRecord,
     outcome::{Outcome, Refusal},
     raft_types::{Entry, StoredMembership},
@@ -24,23 +27,23 @@ impl Shared {
     pub(super) fn apply_entry(&self, entry: Entry) -> Result<Outcome, StoreError> {
         let log_id = entry.log_id;
         // Only apply changes what is read here, so nothing moves between this lock and the next.
-        let (effects, mut meta) = {
+        let (effects, dedupe, mut meta) = {
             let live = self.live.read();
             let mut meta = live.meta.clone();
             assert!(meta.applied < Some(log_id), "entry {log_id} is applied after {:?}", meta.applied);
-            let effects = match entry.payload {
-                EntryPayload::Blank => Effects::none(Outcome::None),
+            let (effects, dedupe) = match entry.payload {
+                EntryPayload::Blank => (Effects::none(Outcome::None), DedupeChange::default()),
                 EntryPayload::Membership(membership) => {
                     meta.membership = Arc::new(StoredMembership::new(Some(log_id), membership));
-                    Effects::none(Outcome::None)
+                    (Effects::none(Outcome::None), DedupeChange::default())
                 }
                 EntryPayload::Normal(proposal) => {
                     meta.time_ms = meta.time_ms.max(proposal.time_ms);
                     let moment = Moment { time_ms: meta.time_ms, term: log_id.leader_id.term };
-                    evaluate_proposal(&live, &proposal, moment)?
+                    evaluate_once(&live, &proposal, log_id.index, moment)?
                 }
             };
-            (effects, meta)
+            (effects, dedupe, meta)
         };
         let record = effects.changes.map(|changes| {
             meta.revision += 1;
@@ -49,6 +52,7 @@ impl Shared {
         if record.is_some() || !effects.leases.is_empty() {
             meta.hash = hash_after(meta.hash, record.as_ref(), &effects.leases);
         }
+        meta.hash = hash_after_dedupe(meta.hash, &dedupe);
         if let Some(directory) = effects.directory {
             meta.directory = Arc::new(directory);
         }
@@ -59,7 +63,7 @@ impl Shared {
         let writer_has_work = {
             let mut live = self.live.write();
             let was_idle = live.overlay.entries() == 0;
-            live.publish(meta, record.map(Arc::new), effects.leases.clone());
+            live.publish(meta, record.map(Arc::new), effects.leases.clone(), dedupe);
             was_idle || live.overlay.fills_a_batch()
         };
         // In between it waits for its batch to fill, and need not be woken to look.
@@ -85,10 +89,12 @@ impl Shared {
 
     /// Tells everyone what was applied since the last call.
     pub(super) fn announce(&self) {
-        let (next_index, directory) = {
+        let (next_index, revision, directory) = {
             let live = self.live.read();
-            (live.meta.next_index(), (live.meta.directory.clone(), live.meta.membership.clone()))
+            let directory = (live.meta.directory.clone(), live.meta.membership.clone());
+            (live.meta.next_index(), live.meta.revision, directory)
         };
+        self.revision_watch.send_if_modified(|newest| std::mem::replace(newest, revision) != revision);
         self.applied_watch.send_if_modified(|applied| std::mem::replace(applied, next_index) != next_index);
         let mut announced = self.announced.lock();
         if !Arc::ptr_eq(&announced.0, &directory.0) || !Arc::ptr_eq(&announced.1, &directory.1) {
@@ -98,11 +104,35 @@ impl Shared {
     }
 }
 
+/// As [`evaluate_proposal`]; a change with an idempotency key is evaluated unless its outcome is known.
+fn evaluate_once(
+    live: &super::Live,
+    proposal: &Proposal,
+    index: u64,
+    moment: Moment,
+) -> Result<(Effects, DedupeChange), StoreError> {
+    match &proposal.idempotency {
+        None => Ok((evaluate_proposal(live, proposal, moment)?, DedupeChange::default())),
+        Some(asked) => live.dedupe.decide(asked, index, moment.time_ms, || evaluate_proposal(live, proposal, moment)),
+    }
+}
+
 fn evaluate_proposal(live: &super::Live, proposal: &Proposal, moment: Moment) -> Result<Effects, StoreError> {
     match proposal.command() {
         Ok(command) => evaluate(live, &command, moment),
         Err(error) => Ok(Effects::none(Outcome::Refused(Refusal::Undecodable(error.to_string())))),
     }
+}
+
+fn hash_after_dedupe(sum: u128, change: &DedupeChange) -> u128 {
+    let mut hash = StateHash::new(sum);
+    for entry in &change.removed {
+        hash.remove_row(&keys::dedupe(entry.index), &codec::encode(&**entry));
+    }
+    if let Some(entry) = &change.added {
+        hash.add_row(&keys::dedupe(entry.index), &codec::encode(&**entry));
+    }
+    hash.sum()
 }
 
 fn hash_after(sum: u128, record: Option<&ChangeRecord>, leases: &[LeaseChange]) -> u128 {

@@ -5,7 +5,9 @@ use std::{io, ops::ControlFlow, sync::Arc};
 use bytes::Bytes;
 use openraft::storage::RaftSnapshotBuilder;
 
-use super::{Shared, generation::Generation, keys, leases, live::CHUNK_KEYS_MAX, merge::decode_record};
+use super::{
+    Shared, dedupe::read_rows, generation::Generation, keys, leases, live::CHUNK_KEYS_MAX, merge::decode_record,
+};
 use crate::{
     StoreError, TypeConfig,
     engine::Span,
@@ -104,15 +106,16 @@ fn read_some(generation: &Generation, span: &Span) -> Result<Vec<KeyRecord>, Sto
 /// Appends the leases and the kept history, and completes the file. None when the generation was replaced.
 pub(super) fn finish(shared: &Shared, scanned: Scanned) -> Result<Option<SnapshotFile>, StoreError> {
     let Scanned { generation, start_revision, mut writer } = scanned;
-    let (mut meta, leases) = {
+    let (mut meta, leases, outcomes) = {
         let persisted = shared.persisted.lock();
         if shared.live.read().generation.number != generation.number {
             return Ok(None);
         }
         // The log may be purged up to the snapshot: what the engine then loses with the process is in neither.
         generation.engine.flush()?;
-        // Grants are in no change record, so these are of exactly this state. At most some 24 MB.
-        (persisted.clone(), leases::records(&*generation.engine)?)
+        // Under the lock, because these rows have no history from which the moment could be made again. At most some
+        // 24 MB of leases.
+        (persisted.clone(), leases::records(&*generation.engine)?, read_rows(&*generation.engine)?)
     };
     if mutants::active(Mutant::DoubleApply)
         && let Some(applied) = &mut meta.applied
@@ -135,6 +138,9 @@ pub(super) fn finish(shared: &Shared, scanned: Scanned) -> Result<Option<Snapsho
             record.changes.clear();
         }
         writer.push(&SnapshotItem::Change(record))?;
+    }
+    for entry in outcomes.into_iter().filter(|_| !mutants::active(Mutant::SnapshotWithoutDedupe)) {
+        writer.push(&SnapshotItem::Dedupe(entry))?;
     }
     writer.finish(&meta.footer(start_revision)).map(Some)
 }

@@ -76,7 +76,8 @@ impl Effects {
         Self { outcome, changes: None, leases: Vec::new(), directory: None, compacted_revision: None }
     }
 
-    fn refused(refusal: Refusal) -> Self {
+    /// A refusal, which changes nothing.
+    pub(super) fn refused(refusal: Refusal) -> Self {
         Self::none(Outcome::Refused(refusal))
     }
 }

@@ -1,5 +1,6 @@
-//! The state hash: the sum, modulo 2^128, of a hash of each key with its record, and of each row about leases. A sum, so
-//! that it follows each change without reading the rest, and so that the order of keys does not matter.
+//! The state hash: the sum, modulo 2^128, of a hash of each key with its record, of each row about leases, and of each
+//! kept outcome. A sum, so that it follows each change without reading the rest, and so that the order of keys does not
+//! matter.
 
 use xxhash_rust::xxh3::xxh3_128;
 

@@ -4,6 +4,8 @@ use crate::StoreError;
 
 /// Before each key of the user.
 pub(super) const CURRENT: u8 = b'c';
+/// Before each kept outcome.
+pub(super) const DEDUPE: u8 = b'd';
 /// Before each lease.
 pub(super) const LEASE: u8 = b'l';
 /// Before each key that is attached to a lease, once more.
@@ -13,6 +15,11 @@ const META: u8 = b'm';
 /// Where the record of `key` lies.
 pub(super) fn current(key: &[u8]) -> Vec<u8> {
     [&[CURRENT], key].concat()
+}
+
+/// Where the kept outcome of log entry `index` lies.
+pub(super) fn dedupe(index: u64) -> Vec<u8> {
+    [&[DEDUPE][..], &index.to_be_bytes()].concat()
 }
 
 /// Where the row `name` lies.

@@ -5,8 +5,10 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 use bytes::Bytes;
 
 use super::{
+    dedupe::{DedupeChange, DedupeTable},
     directory::Directory,
     evaluate::View,
+    feed::Recent,
     generation::Generation,
     keys,
     leases::{LeaseChange, Leases},
@@ -34,13 +36,16 @@ const CHUNK_BYTES_MAX: u64 = 1024 * 1024;
 ///   covers every key that differs;
 /// - `deleted` holds exactly the keys that do not exist and were deleted after the compacted revision, with the
 ///   revision that did it;
+/// - `recent` ends with the record of `meta.revision`, or is empty;
 /// - `leases` holds all leases, each with the keys whose records name it;
-/// - `meta.hash` is the sum of the hashes of all current records and of the rows about leases.
+/// - `meta.hash` is the sum of the hashes of all current records, of the rows about leases, and of the kept outcomes.
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) generation: Arc<Generation>,
     pub(super) overlay: Overlay,
     pub(super) deleted: BTreeMap<Bytes, u64>,
+    pub(super) recent: Recent,
+    pub(super) dedupe: DedupeTable,
     pub(super) leases: Leases,
     pub(super) meta: Meta,
 }
@@ -66,12 +71,24 @@ pub(super) struct Chunk {
 
 impl Live {
     /// A state without anything pending.
-    pub(super) fn new(generation: Arc<Generation>, deleted: BTreeMap<Bytes, u64>, leases: Leases, meta: Meta) -> Self {
-        Self { generation, overlay: Overlay::default(), deleted, leases, meta }
+    pub(super) fn new(
+        generation: Arc<Generation>,
+        deleted: BTreeMap<Bytes, u64>,
+        leases: Leases,
+        dedupe: DedupeTable,
+        meta: Meta,
+    ) -> Self {
+        Self { generation, overlay: Overlay::default(), deleted, recent: Recent::default(), leases, dedupe, meta }
     }
 
     /// Makes an entry's effects visible.
-    pub(super) fn publish(&mut self, meta: Meta, record: Option<Arc<ChangeRecord>>, leases: Vec<LeaseChange>) {
+    pub(super) fn publish(
+        &mut self,
+        meta: Meta,
+        record: Option<Arc<ChangeRecord>>,
+        leases: Vec<LeaseChange>,
+        dedupe: DedupeChange,
+    ) {
         self.leases.publish(&leases, record.iter().flat_map(|record| &record.changes));
         for change in record.iter().flat_map(|record| &record.changes) {
             note_deletion(&mut self.deleted, change, meta.revision);
@@ -79,8 +96,12 @@ impl Live {
         if meta.compacted_revision > self.meta.compacted_revision {
             self.deleted.retain(|_, revision| *revision > meta.compacted_revision);
         }
+        if let Some(record) = &record {
+            self.recent.push(record.clone());
+        }
+        self.dedupe.publish(&dedupe);
         self.meta = meta.clone();
-        self.overlay.push(Pending::new(meta, record, leases));
+        self.overlay.push(Pending::new(meta, record, leases, dedupe));
     }
 
     /// What is known of `key` at revision `at`.

@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    dedupe::read_rows,
     generation::Generation,
     hash::StateHash,
     keys,
@@ -23,6 +24,7 @@ use crate::{
     StoreError,
     change_log::ChangeRecord,
     codec,
+    dedupe::DedupeEntry,
     engine::{Batch, Engine, Span},
     lease::LeaseRecord,
     record::{KeyRecord, Record},
@@ -39,6 +41,7 @@ pub(super) fn load_snapshot(reader: &SnapshotReader, generation: &Generation) ->
         generation,
         hash: StateHash::default(),
         buffer: BTreeMap::new(),
+        outcomes: Batch::default(),
         rows: BTreeMap::new(),
         bytes: 0,
         history_begun: false,
@@ -65,6 +68,8 @@ struct Loader<'a> {
     generation: &'a Generation,
     hash: StateHash,
     buffer: BTreeMap<Bytes, Option<Record>>,
+    /// Rows of kept outcomes that the engine does not have yet.
+    outcomes: Batch,
     /// Rows about leases.
     rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     bytes: u64,
@@ -112,7 +117,7 @@ impl Loader<'_> {
     }
 
     fn write(&mut self, meta: Option<&Meta>) -> Result<(), StoreError> {
-        let mut batch = Batch::default();
+        let mut batch = std::mem::take(&mut self.outcomes);
         for (key, record) in std::mem::take(&mut self.buffer) {
             match record {
                 Some(record) => batch.put(keys::current(&key), codec::encode(&record)),
@@ -157,6 +162,17 @@ impl SnapshotSink for Loader<'_> {
         }
         changes.append(&[Arc::new(record)])
     }
+
+    fn dedupe(&mut self, entry: DedupeEntry) -> Result<(), StoreError> {
+        let row = codec::encode(&entry);
+        self.hash.add_row(&keys::dedupe(entry.index), &row);
+        self.bytes += entry.size_bytes();
+        self.outcomes.put(keys::dedupe(entry.index), row);
+        if self.outcomes.len() >= BATCH_KEYS_MAX || self.bytes >= BATCH_BYTES_MAX {
+            self.write(None)?;
+        }
+        Ok(())
+    }
 }
 
 /// The keys that were deleted after the compacted revision and do not exist now, as the change log tells.
@@ -171,7 +187,7 @@ pub(super) fn read_deleted(generation: &Generation, meta: &Meta) -> Result<BTree
     Ok(deleted)
 }
 
-/// The state hash of all records and leases in `engine`.
+/// The state hash of all records, leases and kept outcomes in `engine`.
 pub(super) fn hash_engine(engine: &dyn Engine) -> Result<u128, StoreError> {
     let all = Span { lower: Bound::Unbounded, upper: Bound::Unbounded, descending: false };
     let mut hash = StateHash::default();
@@ -179,6 +195,9 @@ pub(super) fn hash_engine(engine: &dyn Engine) -> Result<u128, StoreError> {
         hash.add_encoded(&key[1..], record);
         ControlFlow::Continue(())
     })?;
+    for entry in read_rows(engine)? {
+        hash.add_row(&keys::dedupe(entry.index), &codec::encode(&entry));
+    }
     hash_rows(engine, &mut hash)?;
     Ok(hash.sum())
 }

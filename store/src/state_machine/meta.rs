@@ -36,7 +36,7 @@ pub(super) struct Meta {
     pub(super) revision: u64,
     /// Revision below which history is forgotten.
     pub(super) compacted_revision: u64,
-    /// Sum of the hashes of all records.
+    /// Sum of the hashes of all records and kept outcomes.
     pub(super) hash: u128,
     /// Raft membership.
     pub(super) membership: Arc<StoredMembership>,

@@ -8,8 +8,10 @@
 //! | `apply`, `raft` | openraft's entries come in |
 //! | `persist` | the writer behind apply: overlay to change log and engine, in batches |
 //! | `state`, `page` | [`State`]: reads, of the newest revision and of past ones |
+//! | `feed` | the stream of changes, for watches |
 //! | `build`, `install` | snapshots out and in |
 //! | `generation`, `recovery`, `load` | copies of the state on disk, and what is found of them at start |
+//! | `dedupe` | the outcomes that are kept for changes sent again |
 //! | `meta`, `hash`, `keys` | what the engine holds beside the keys, and how it is checked |
 //!
 //! Truth is the log and the last snapshot. Engine and change log are never synced while the node runs: what a
@@ -18,8 +20,10 @@
 mod apply;
 mod build;
 mod checks;
+mod dedupe;
 mod directory;
 mod evaluate;
+mod feed;
 mod generation;
 mod hash;
 mod install;
@@ -54,6 +58,7 @@ use tokio::sync::{Notify, watch};
 pub use build::SnapshotBuilder;
 pub use directory::REPLICATION_FACTOR_DEFAULT;
 pub use evaluate::TXN_ANSWER_BYTES_MAX;
+pub use feed::{Changes, FEED_BYTES_MAX, FEED_RECORDS_MAX, RECENT_BYTES_MAX, RECENT_RECORDS_MAX};
 pub use hash::{HASH_CHECKPOINT_ENTRIES, HASH_CHECKPOINTS_MAX};
 pub use overlay::{OVERLAY_BYTES_MAX, OVERLAY_ENTRIES_MAX};
 pub use page::{LIST_PAGE_BYTES_MAX, LIST_PAGE_ITEMS_MAX};
@@ -141,6 +146,7 @@ struct Shared {
     stop: AtomicBool,
     writer_ended: watch::Sender<bool>,
     applied_watch: watch::Sender<u64>,
+    revision_watch: watch::Sender<u64>,
     directory_watch: watch::Sender<u64>,
     /// Directory and membership that `directory_watch` told of last.
     announced: Mutex<(Arc<Directory>, Arc<StoredMembership>)>,
@@ -191,6 +197,7 @@ impl StateMachine {
             stop: AtomicBool::new(false),
             writer_ended: watch::Sender::new(false),
             applied_watch: watch::Sender::new(meta.next_index()),
+            revision_watch: watch::Sender::new(meta.revision),
             directory_watch: watch::Sender::new(0),
             announced: Mutex::new((meta.directory.clone(), meta.membership.clone())),
             persisted_watch: watch::Sender::new(meta.next_index()),

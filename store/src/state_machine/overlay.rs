@@ -8,17 +8,13 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    dedupe::DedupeChange,
     leases::LeaseChange,
     merge::Entry,
     meta::Meta,
-    page::size_bytes,
     persist::{BATCH_BYTES_MAX, BATCH_KEYS_MAX},
 };
-use crate::{
-    change_log::{Change, ChangeRecord, Replaced},
-    engine::Span,
-    record::Record,
-};
+use crate::{change_log::ChangeRecord, engine::Span, record::Record};
 
 /// Apply waits while so many entries are not yet persisted.
 pub const OVERLAY_ENTRIES_MAX: usize = 16_384;
@@ -32,29 +28,28 @@ pub(super) struct Pending {
     pub(super) meta: Meta,
     /// What it changed, if it used a revision.
     pub(super) record: Option<Arc<ChangeRecord>>,
+    /// What it did to the kept outcomes.
+    pub(super) dedupe: DedupeChange,
     /// What it did to leases.
     pub(super) leases: Arc<[LeaseChange]>,
     bytes: u64,
 }
 
 impl Pending {
-    pub(super) fn new(meta: Meta, record: Option<Arc<ChangeRecord>>, leases: Vec<LeaseChange>) -> Self {
-        let bytes = record.iter().flat_map(|record| &record.changes).map(change_bytes).sum();
-        Self { meta, record, leases: leases.into(), bytes }
+    pub(super) fn new(
+        meta: Meta,
+        record: Option<Arc<ChangeRecord>>,
+        leases: Vec<LeaseChange>,
+        dedupe: DedupeChange,
+    ) -> Self {
+        let bytes = record.as_ref().map_or(0, |record| record.size_bytes()) + dedupe.bytes();
+        Self { meta, record, leases: leases.into(), dedupe, bytes }
     }
 
-    /// Number of keys that it changes.
+    /// Number of rows that it changes.
     pub(super) fn keys(&self) -> usize {
-        self.record.as_ref().map_or(0, |record| record.changes.len())
+        self.record.as_ref().map_or(0, |record| record.changes.len()) + self.leases.len() + self.dedupe.rows()
     }
-}
-
-fn change_bytes(change: &Change) -> u64 {
-    let old = match &change.old {
-        Replaced::Record(record) => size_bytes(&change.key, record),
-        Replaced::Absent { .. } => 0,
-    };
-    old + change.new.as_ref().map_or(change.key.len() as u64, |record| size_bytes(&change.key, record))
 }
 
 /// Applied entries in log order, and the newest record of each key that they changed.

@@ -153,6 +153,17 @@ fn engine_batch(pending: &[Pending], meta: &Meta) -> Batch {
             None => batch.delete(keys::current(key)),
         }
     }
+    let mut outcomes = BTreeMap::new();
+    for pending in pending {
+        outcomes.extend(pending.dedupe.removed.iter().map(|entry| (entry.index, None)));
+        outcomes.extend(pending.dedupe.added.iter().map(|entry| (entry.index, Some(entry))));
+    }
+    for (index, entry) in outcomes {
+        match entry {
+            Some(entry) => batch.put(keys::dedupe(index), codec::encode(&**entry)),
+            None => batch.delete(keys::dedupe(index)),
+        }
+    }
     for pending in pending {
         for row in row_changes(&pending.leases, pending.record.iter().flat_map(|record| &record.changes)) {
             match row.new {

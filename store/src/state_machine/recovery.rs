@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{
     EngineKind, StateOptions,
+    dedupe::DedupeTable,
     generation::{Generation, StateDirs},
     leases::Leases,
     live::Live,
@@ -72,7 +73,8 @@ fn reopen(dirs: &StateDirs, number: u64, clean: bool, options: &StateOptions) ->
     }
     let deleted = read_deleted(&generation, &meta)?;
     let leases = Leases::read(&*generation.engine)?;
-    Ok(Live::new(generation, deleted, leases, meta))
+    let dedupe = DedupeTable::read(&*generation.engine)?;
+    Ok(Live::new(generation, deleted, leases, dedupe, meta))
 }
 
 /// Makes a new generation: the last snapshot's state, or an empty one where the log still holds everything.
@@ -108,7 +110,8 @@ pub(super) fn load_generation(dirs: &StateDirs, reader: &SnapshotReader) -> Resu
         generation.engine.flush()?;
         let deleted = read_deleted(&generation, &meta)?;
         let leases = Leases::read(&*generation.engine)?;
-        Ok(Live::new(generation.clone(), deleted, leases, meta))
+        let dedupe = DedupeTable::read(&*generation.engine)?;
+        Ok(Live::new(generation.clone(), deleted, leases, dedupe, meta))
     };
     load().inspect_err(|_| generation.retire())
 }
@@ -120,5 +123,5 @@ fn empty_generation(dirs: &StateDirs) -> Result<Live, StoreError> {
     meta.write(&mut batch);
     generation.engine.write(&batch)?;
     generation.engine.flush()?;
-    Ok(Live::new(generation, BTreeMap::new(), Leases::default(), meta))
+    Ok(Live::new(generation, BTreeMap::new(), Leases::default(), DedupeTable::default(), meta))
 }

@@ -27,7 +27,7 @@ const LIST_RESTARTS_MAX: usize = 3;
 /// from disk.
 #[derive(Debug, Clone)]
 pub struct State {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// The state hash with what it belongs to: equal on all nodes at equal `applied_index`.
@@ -62,6 +62,10 @@ pub struct StateStats {
     pub history_bytes: u64,
     /// Keys that are deleted and can still be read in the past.
     pub deleted_keys: usize,
+    /// Outcomes that are kept for retries.
+    pub dedupe_entries: usize,
+    /// What they count for against [`crate::dedupe::DEDUPE_BYTES_MAX`], in bytes.
+    pub dedupe_bytes: u64,
 }
 
 impl State {
@@ -244,9 +248,11 @@ impl State {
     /// [`StoreError::Engine`] when the size on disk cannot be read.
     pub fn stats(&self) -> Result<StateStats, StoreError> {
         let persisted_index = self.shared.persisted_watch.borrow().checked_sub(1);
-        let (generation, overlay_entries, overlay_bytes, deleted_keys) = {
+        let (generation, overlay_entries, overlay_bytes, deleted_keys, dedupe_entries, dedupe_bytes) = {
             let live = self.shared.live.read();
-            (live.generation.clone(), live.overlay.entries(), live.overlay.bytes(), live.deleted.len())
+            let (overlay, dedupe) = (&live.overlay, &live.dedupe);
+            let generation = live.generation.clone();
+            (generation, overlay.entries(), overlay.bytes(), live.deleted.len(), dedupe.len(), dedupe.bytes())
         };
         let history = &generation.history;
         let history_last_revision = history.last_revision();
@@ -259,6 +265,8 @@ impl State {
             history_last_revision,
             history_bytes: history.bytes(),
             deleted_keys,
+            dedupe_entries,
+            dedupe_bytes,
         })
     }
 

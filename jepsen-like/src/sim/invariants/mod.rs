@@ -17,7 +17,7 @@
 //! | `durable-survives`: what was durable before a crash is there after it | `logs` | DESIGN, truth on disk |
 //! | `state-machine-safety`: all nodes apply the same entry at an index | `states` | Raft, figure 3 |
 //! | `commit-monotonic`, `applied-monotonic`: neither falls in one life | `states` | Raft 5.3 |
-//! | `progress-order`: purged <= snapshot <= applied <= committed <= last | `states` | openraft's data model |
+//! | `progress-order`: purged <= snapshot <= state, snapshot and applied <= committed <= last | `states` | openraft's data model |
 //! | `applied-durable`: nothing is applied that a crash here could lose | `states` | DESIGN, truth on disk |
 //! | `state-hash`: equal states at equal applied index | `states` | DESIGN, state hash |
 
@@ -126,6 +126,18 @@ pub struct Observation {
     pub state_hash: u128,
 }
 
+/// A log that failed, as its node had it then: between the last look and the failure, entries may have been appended
+/// and truncated, and a truncation that was under way may have reached the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedLog {
+    /// Entries with lower indices are durable, and no truncation that reaches them was under way.
+    pub durable: u64,
+    /// Entries with lower indices did not change.
+    pub entries_from: u64,
+    /// All entries from `entries_from` on.
+    pub entries: Vec<Position>,
+}
+
 /// An invariant that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
@@ -184,6 +196,14 @@ impl Ledger {
         let last_seen = Observation { entries: Vec::new(), ..now.clone() };
         self.nodes.insert(now.node, Known { last_seen, log });
         result
+    }
+
+    /// Takes in the last of a log that has failed, since what was seen of it before.
+    pub fn log_failed(&mut self, node: NodeId, life: u64, log: &FailedLog) {
+        let Some(known) = self.nodes.get_mut(&node).filter(|k| k.last_seen.life == life) else { return };
+        known.last_seen.durable = log.durable;
+        known.log.split_off(&log.entries_from);
+        known.log.extend(log.entries.iter().map(|at| (at.index, *at)));
     }
 
     /// Up to where a node's entries cannot change any more, and need not be read again.

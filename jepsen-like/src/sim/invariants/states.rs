@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 
 use super::{Check, Known, Observation, Position, ensure};
 
+/// A snapshot is compared with what the state has applied: Raft counts a batch of entries as applied when all of it is,
+/// and a snapshot may cover the beginning of a batch.
 pub(super) fn progress_order(now: &Observation) -> Check {
-    let steps =
-        [("purged", now.purged), ("snapshot", now.snapshot), ("applied", now.applied), ("committed", now.committed)];
+    let (purged, snapshot) = (("purged", now.purged), ("snapshot", now.snapshot));
+    let (applied, committed) = (("applied", now.applied), ("committed", now.committed));
+    let state = ("in its state", now.state_applied);
+    let pairs = [(purged, snapshot), (snapshot, state), (snapshot, committed), (applied, state), (applied, committed)];
     ensure(now.committed.map(|p| p.index) <= now.raft_last, "progress-order", || {
         format!("node {:x} has committed {:?} beyond its last entry {:?}", now.node, now.committed, now.raft_last)
     })?;
-    for pair in steps.windows(2) {
-        let [(low_name, low), (high_name, high)] = pair else { unreachable!("windows of two") };
+    for ((low_name, low), (high_name, high)) in pairs {
         ensure(low.map(|p| p.index) <= high.map(|p| p.index), "progress-order", || {
             format!("node {:x} has {low_name} {low:?} beyond {high_name} {high:?}", now.node)
         })?;

@@ -117,6 +117,33 @@ fn log_contiguous() {
 }
 
 #[test]
+fn a_truncation_under_way_when_the_log_failed_may_have_reached_the_disk() {
+    let before = Observation { committed: None, applied: None, state_applied: None, ..follower(2, 1, 3) };
+    let restarted = |last: u64| Observation {
+        life: 99,
+        last: Some(at(1, last)),
+        durable: last + 1,
+        entries: (0..=last).map(|i| entry(1, i)).collect(),
+        ..before.clone()
+    };
+    let after_failure = |failed: &FailedLog, restarted: &Observation| {
+        let mut ledger = Ledger::default();
+        ledger.observe(&before).expect("in order");
+        ledger.log_failed(before.node, before.life, failed);
+        ledger.observe(restarted).err().map(|violation| violation.invariant)
+    };
+    let truncating = FailedLog { durable: 3, entries_from: 3, entries: vec![at(2, 3)] };
+    assert_eq!(after_failure(&truncating, &restarted(2)), None, "entry 3 of term 1 was being replaced");
+    assert_eq!(after_failure(&truncating, &restarted(3)), None, "the truncation did not reach the disk");
+    assert_eq!(after_failure(&truncating, &restarted(1)), Some("durable-survives"), "entry 2 was not touched");
+    let replaced = FailedLog { durable: 4, ..truncating.clone() };
+    assert_eq!(after_failure(&replaced, &restarted(3)), Some("durable-survives"), "entry 3 of term 2 was durable");
+    let untouched = FailedLog { durable: 4, entries_from: 0, entries: (0..=3).map(|i| at(1, i)).collect() };
+    assert_eq!(after_failure(&untouched, &restarted(2)), Some("durable-survives"));
+    assert_eq!(broken(&[before.clone(), restarted(2)]), Some("durable-survives"));
+}
+
+#[test]
 fn leader_completeness() {
     let lacking = Observation {
         leads: Some(ballot(2, 3)),
@@ -188,9 +215,14 @@ fn progress_order() {
         Observation { snapshot: Some(at(1, 4)), ..follower(2, 1, 3) },
         Observation { committed: Some(at(1, 2)), ..follower(2, 1, 3) },
         Observation { raft_last: Some(2), ..follower(2, 1, 3) },
+        Observation { state_applied: Some(at(1, 2)), ..follower(2, 1, 3) },
+        Observation { snapshot: Some(at(1, 3)), state_applied: Some(at(1, 2)), applied: None, ..follower(2, 1, 3) },
+        Observation { snapshot: Some(at(1, 3)), committed: Some(at(1, 2)), applied: None, ..follower(2, 1, 3) },
     ] {
         assert_eq!(broken(&[wrong]), Some("progress-order"));
     }
+    let within_a_batch = Observation { snapshot: Some(at(1, 2)), applied: Some(at(1, 1)), ..follower(2, 1, 3) };
+    assert_eq!(broken(&[within_a_batch]), None, "the state is ahead of what Raft was told");
 }
 
 #[test]

@@ -466,11 +466,11 @@ mod tests {
         let path = dir.path().join("1.seg");
         Segment::create(&RealFs, &path, 1, CAPACITY, b"", Mode::Durable).unwrap();
         let mut header = std::fs::read(&path).unwrap()[..HEADER_FIXED_BYTES].to_vec();
-        header[8] = 2;
+        header[8] = 3;
         let crc = crc32fast::hash(&header);
         header.put_u32_le(crc);
         overwrite(&path, 0, &header);
-        assert!(matches!(open(&path), Err(StoreError::FormatVersion { found: 2, supported: 1, .. })));
+        assert!(matches!(open(&path), Err(StoreError::FormatVersion { found: 3, supported: 2, .. })));
     }
 
     #[test]

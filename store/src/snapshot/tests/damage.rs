@@ -57,8 +57,6 @@ fn another_format_version_is_refused_as_such() {
     assert_eq!(check_header(&header), Ok(()));
     header[8] += 1;
     let newer = SNAPSHOT_FORMAT_VERSION + 1;
-    let crc = crc32fast::hash(&header[..HEADER_BYTES - 4]);
-    header[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
     assert_eq!(check_header(&header), Err(HeaderFault::Version(newer)));
     let dir = tempfile::tempdir().unwrap();
     let file = write_small(&real(), dir.path(), 9).unwrap();
@@ -75,7 +73,8 @@ fn another_format_version_is_refused_as_such() {
 
 /// Writes a file whose checksums are all right around any stream of items.
 fn forge(dir: &Path, stream: &[u8], footer: &Footer, change_counts: impl Fn(&mut SnapshotCounts)) -> SnapshotFile {
-    let mut counts = SnapshotCounts { keys: 2, leases: 1, changes: 2, chunks: 1, item_bytes: stream.len() as u64 };
+    let mut counts =
+        SnapshotCounts { keys: 2, leases: 1, changes: 2, dedupe: 1, chunks: 1, item_bytes: stream.len() as u64 };
     change_counts(&mut counts);
     let mut bytes = encode_header();
     bytes.extend(encode_chunk_head(0, stream));
@@ -102,6 +101,7 @@ fn encoded(item: &SnapshotItem) -> Vec<u8> {
             record.encode_part(0..record.changes.len(), &mut body);
             (ITEM_CHANGE_PART, body)
         }
+        SnapshotItem::Dedupe(entry) => (ITEM_DEDUPE, codec::encode(entry)),
     };
     [&[kind][..], &(body.len() as u32).to_le_bytes(), &body].concat()
 }
@@ -119,13 +119,19 @@ fn content_that_makes_no_sense_is_corrupt_under_right_checksums() {
         let result = read(&file);
         assert!(matches!(result, Err(StoreError::Corrupt { .. })), "{what}: {result:?}");
     };
-    let [a, b, l, c4, c5] = &small_items()[..] else { panic!("five items") };
+    let [a, b, l, c4, c5, d] = &small_items()[..] else { panic!("six items") };
     let order = |items: &[&SnapshotItem]| items.iter().flat_map(|i| encoded(i)).collect::<Vec<u8>>();
-    refused(forge(dir.path(), &order(&[a, l, c4, b, c5]), &promise, unchanged), "a key after a change");
-    refused(forge(dir.path(), &order(&[a, l, b, c4, c5]), &promise, unchanged), "a key after a lease");
-    refused(forge(dir.path(), &order(&[a, b, c4, l, c5]), &promise, unchanged), "a lease after a change");
-    refused(forge(dir.path(), &order(&[a, b, l, c5, c4]), &promise, unchanged), "changes backwards");
-    refused(forge(dir.path(), &order(&[a, b, l, c4, c4]), &promise, unchanged), "a change twice");
+    refused(forge(dir.path(), &order(&[a, l, c4, b, c5, d]), &promise, unchanged), "a key after a change");
+    refused(forge(dir.path(), &order(&[a, l, b, c4, c5, d]), &promise, unchanged), "a key after a lease");
+    refused(forge(dir.path(), &order(&[a, b, c4, l, c5, d]), &promise, unchanged), "a lease after a change");
+    refused(forge(dir.path(), &order(&[a, b, l, c5, c4, d]), &promise, unchanged), "changes backwards");
+    refused(forge(dir.path(), &order(&[a, b, l, c4, c4, d]), &promise, unchanged), "a change twice");
+    refused(forge(dir.path(), &order(&[a, b, l, c4, d, c5]), &promise, unchanged), "a change after a kept outcome");
+    refused(forge(dir.path(), &order(&[a, d, b, l, c4, c5]), &promise, unchanged), "a key after a kept outcome");
+    refused(forge(dir.path(), &order(&[a, b, d, l, c4, c5]), &promise, unchanged), "a lease after a kept outcome");
+    refused(forge(dir.path(), &order(&[a, b, l, c4, c5, d, d]), &promise, |c| c.dedupe = 2), "a kept outcome twice");
+    refused(forge(dir.path(), &good, &footer(7, 3, 5), unchanged), "the outcome of an entry after the end");
+    refused(forge(dir.path(), &order(&[a, b, l, c4, c5]), &promise, unchanged), "a kept outcome is missing");
     refused(forge(dir.path(), &good[..good.len() - 1], &promise, unchanged), "the last item cut");
     refused(forge(dir.path(), &[&good[..], &[1, 2]].concat(), &promise, unchanged), "half an item more");
     refused(forge(dir.path(), &[&good[..], &[9, 0, 0, 0, 0]].concat(), &promise, unchanged), "an unknown kind");

@@ -108,6 +108,25 @@ fn a_damaged_transfer_is_refused_and_begins_afresh() {
     assert_eq!(snapshots.current().unwrap().0.id(), built.id());
 }
 
+#[test]
+fn a_part_whose_content_a_power_cut_took_is_refused_when_it_is_finished_and_begins_afresh() {
+    let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let sent = write_small(&real(), theirs.path(), 12).unwrap();
+    let bytes = fs::read(sent.path()).unwrap();
+    for lost in [bytes.len(), bytes.len() / 2] {
+        let mut receiver = SnapshotReceiver::open(&real(), ours.path(), sent.id(), sent.len_bytes()).unwrap();
+        receiver.write(0, &bytes[..lost]).unwrap();
+        drop(receiver);
+        // The length was on disk, the content was not.
+        fs::write(ours.path().join(format!("incoming-{}.part", sent.id())), vec![0; lost]).unwrap();
+        let result = transfer(&sent, &real(), ours.path());
+        assert!(matches!(result, Err(StoreError::Corrupt { .. })), "{result:?}");
+        assert!(names(ours.path()).is_empty(), "{:?}", names(ours.path()));
+    }
+    let received = transfer(&sent, &real(), ours.path()).unwrap();
+    SnapshotDir::open(&real(), ours.path()).unwrap().adopt(&received).unwrap();
+}
+
 /// Builds the snapshot 9, then receives 12 over it; the greatest index that was promised to be durable.
 fn build_and_receive(fs: &FaultyFs, sent: &SnapshotFile) -> (u64, Result<(), StoreError>) {
     let shared: SharedFs = Arc::new(fs.clone());

@@ -18,6 +18,7 @@ use crate::{
     NodeAddress, StoreError,
     change_log::{Change, ChangeRecord, Replaced},
     codec,
+    dedupe::DedupeEntry,
     fs::{RealFs, SharedFs},
     lease::{Lease, LeaseRecord},
     member::Member,
@@ -84,13 +85,20 @@ fn change(revision: u64, name: &str, value: &[u8]) -> SnapshotItem {
     SnapshotItem::Change(change_record(revision, name, value))
 }
 
+/// The outcome of log entry 8.
+fn kept_outcome() -> SnapshotItem {
+    let (key, outcome) = (Bytes::from_static(b"retry"), Bytes::from_static(b"outcome"));
+    SnapshotItem::Dedupe(DedupeEntry { index: 8, time_ms: 1_008, key, fingerprint: 5, outcome })
+}
+
 fn lease(id: u64) -> SnapshotItem {
     SnapshotItem::Lease(LeaseRecord { id, lease: Lease { ttl_ms: 10_000 + id, granted_ms: 1_700_000_000_000 } })
 }
 
-/// Two keys, a lease, and the changes 4 and 5.
+/// Two keys, a lease, the changes 4 and 5, and a kept outcome.
 fn small_items() -> Vec<SnapshotItem> {
-    vec![key("a", 3, b"one"), key("b", 5, b"two"), lease(9), change(4, "b", b"x"), change(5, "b", b"two")]
+    let changes = [change(4, "b", b"x"), change(5, "b", b"two")];
+    [key("a", 3, b"one"), key("b", 5, b"two"), lease(9)].into_iter().chain(changes).chain([kept_outcome()]).collect()
 }
 
 fn write(fs: &SharedFs, dir: &Path, items: &[SnapshotItem], footer: &Footer) -> Result<SnapshotFile, StoreError> {
@@ -182,7 +190,7 @@ fn the_format_is_pinned() {
     let trailer = &bytes[bytes.len() - TRAILER_BYTES..];
     assert_eq!(trailer[..8], ((HEADER_BYTES + CHUNK_HEAD_BYTES + item_bytes) as u64).to_le_bytes());
     // The hash in the id covers all bytes before the trailer: any change of the format shows here.
-    assert_eq!(file.id(), "00000000000000000009-3-000000000000abcd-438b257a77d5b95d6f459c192562d6e8");
+    assert_eq!(file.id(), "00000000000000000009-3-000000000000abcd-550957c0bb3bb58bf152b2c374a7a8bc");
     assert_eq!(file.path().file_name().unwrap().to_str().unwrap(), format!("snapshot-{}.snap", file.id()));
 }
 

@@ -58,6 +58,10 @@ impl SnapshotSink for Loaded {
         self.history.push(record);
         Ok(())
     }
+
+    fn dedupe(&mut self, entry: DedupeEntry) -> Result<(), StoreError> {
+        panic!("{entry:?} was not pushed")
+    }
 }
 
 proptest! {

@@ -1,6 +1,8 @@
 //! Tests of the state machine, below openraft.
 
 mod crash;
+mod dedupe;
+mod feed;
 mod flow;
 mod leases;
 mod past;
@@ -22,6 +24,7 @@ use crate::{
     LogId, Proposal, StoreError, TypeConfig,
     change_log::HistoryLimits,
     command::{Command, Txn, TxnOp},
+    dedupe::Idempotency,
     driver::Driver,
     fs::{RealFs, SharedFs},
     outcome::{OpResult, Outcome},
@@ -121,8 +124,16 @@ impl Fixture {
 
     /// Applies `command` as the next entry.
     fn run(&mut self, command: &Command) -> Outcome {
+        self.run_once(command, None)
+    }
+
+    /// Applies `command` as the next entry, with an idempotency key where one is given.
+    fn run_once(&mut self, command: &Command, idempotency: Option<Idempotency>) -> Outcome {
         let index = self.state.applied().map_or(1, |last| last.index + 1);
-        let entry = entry(index, command);
+        let mut entry = entry(index, command);
+        if let EntryPayload::Normal(proposal) = &mut entry.payload {
+            proposal.idempotency = idempotency;
+        }
         self.log.push(entry.clone());
         let outcome = self.machine.shared.apply_entry(entry).unwrap();
         self.machine.shared.announce();

@@ -201,6 +201,7 @@ fn show(outcome: &Outcome) -> String {
     match outcome {
         Outcome::None => "none\n".to_string(),
         Outcome::Done => "done\n".to_string(),
+        Outcome::Replayed(first) => format!("again: {}", show(first)),
         Outcome::LeasesExpired { revision, ended } => format!("revision {revision}, ended {ended:?}\n"),
         Outcome::Refused(refusal) => format!("refused: {refusal}\n"),
         Outcome::Txn(txn) => {

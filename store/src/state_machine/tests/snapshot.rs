@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Carries `file` to the directory of another node, as raft-net does.
-fn transfer(file: &SnapshotFile, dir: &Path) -> SnapshotFile {
+pub(super) fn transfer(file: &SnapshotFile, dir: &Path) -> SnapshotFile {
     let fs: SharedFs = Arc::new(RealFs);
     let mut receiver = SnapshotReceiver::open(&fs, &dir.join("snapshots"), file.id(), file.len_bytes()).unwrap();
     while receiver.offset() < file.len_bytes() {

@@ -1,0 +1,202 @@
+//! Locks, elections and the registry.
+
+use std::time::Duration;
+
+use http::{Method, header};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::Instant;
+
+use crate::api::{
+    CampaignAnswer, CampaignRequest, Code, ElectionStatus, LockAnswer, LockRequest, LockStatus, RegisterRequest,
+    Registration, RegistryAnswer, ReleaseAnswer, RenewRequest, UnregisterAnswer,
+};
+use crate::client::{Call, Effect, decode};
+use crate::encoding::{Query, segment};
+use crate::{Client, Error};
+
+/// How often in its time to live something that is held is renewed.
+const RENEWALS_PER_TTL: u32 = 3;
+
+/// Something held by a token that has to be renewed: a lock, or leadership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    path: String,
+    /// Renews it and gives it up.
+    pub token: String,
+    /// Greater than that of every holder before.
+    pub fencing_token: u64,
+    /// Time to live after each renewal.
+    pub ttl: Duration,
+    /// Until then nobody else has it, by this machine's clock: counted from before the request that got or renewed it.
+    pub until: Instant,
+}
+
+impl Client {
+    /// Takes the lock `name`, or waits for it as long as the request says. The client's timeout has to be longer.
+    ///
+    /// # Errors
+    /// [`Code::LockHeld`] when it was not free in time; others as in [`Error`]. After [`Error::Indeterminate`] it may
+    /// be held until its time to live is over.
+    pub async fn lock(&self, name: &str, request: &LockRequest) -> Result<Holding, Error> {
+        let path = format!("/api/locks/{}", segment(name));
+        let (answer, began): (LockAnswer, _) = self.timed(Method::POST, path.clone(), request).await?;
+        self.sure(Holding::new(path, answer.token, answer.fencing_token, answer.ttl_ms, began)).await
+    }
+
+    /// A request that waited says little about how much time is left: that is asked for again.
+    async fn sure(&self, mut holding: Holding) -> Result<Holding, Error> {
+        if Instant::now() + holding.ttl * (RENEWALS_PER_TTL - 1) / RENEWALS_PER_TTL > holding.until {
+            self.renew(&mut holding).await?;
+        }
+        Ok(holding)
+    }
+
+    /// Who holds the lock `name`, and who waits.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn lock_status(&self, name: &str) -> Result<LockStatus, Error> {
+        self.look(format!("/api/locks/{}", segment(name))).await
+    }
+
+    /// Stands in the election `name`, and waits for leadership as long as the request says.
+    ///
+    /// # Errors
+    /// As [`Client::lock`].
+    pub async fn campaign(&self, name: &str, request: &CampaignRequest) -> Result<Holding, Error> {
+        let path = format!("/api/elections/{}", segment(name));
+        let (answer, began): (CampaignAnswer, _) = self.timed(Method::POST, path.clone(), request).await?;
+        self.sure(Holding::new(path, answer.token, answer.leader.fencing_token, answer.ttl_ms, began)).await
+    }
+
+    /// Who leads in the election `name`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn election(&self, name: &str) -> Result<ElectionStatus, Error> {
+        self.look(format!("/api/elections/{}", segment(name))).await
+    }
+
+    /// Has `holding` for its full time again.
+    ///
+    /// # Errors
+    /// [`Code::NotHolder`] when it is lost. Others leave it as it was: see [`Holding::until`].
+    pub async fn renew(&self, holding: &mut Holding) -> Result<(), Error> {
+        let request = RenewRequest { token: holding.token.clone() };
+        let began = Instant::now();
+        let mut call = Call::change(Method::POST, format!("{}/renew", holding.path), body(&request)?);
+        call.header(header::CONTENT_TYPE, "application/json")?;
+        // Renewing twice is renewing.
+        call.effect = Effect::Read;
+        self.call(&call).await?;
+        holding.until = began + holding.ttl;
+        Ok(())
+    }
+
+    /// Gives `holding` up.
+    ///
+    /// # Errors
+    /// [`Code::NotHolder`] when it was lost already.
+    pub async fn release(&self, holding: &Holding) -> Result<(), Error> {
+        let mut query = Query::default();
+        query.add("token", &holding.token);
+        let call = Call::change(Method::DELETE, query.append_to(&holding.path), Vec::new().into());
+        decode::<ReleaseAnswer>(&self.call(&call).await?, Effect::Change).map(|_| ())
+    }
+
+    /// Renews `holding` whenever a third of its time is over. Ends when it is lost, or may be: nobody could renew it
+    /// until its time was nearly over. What it protects must not be touched any more then.
+    pub async fn keep(&self, holding: &mut Holding) -> Error {
+        loop {
+            let interval = holding.ttl / RENEWALS_PER_TTL;
+            tokio::time::sleep(interval).await;
+            // One renewal may take as long as the time lasts; the answer may come too late.
+            let error = match tokio::time::timeout_at(holding.until, self.renew(holding)).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error,
+                Err(_) => Error::Unavailable { detail: "no node renewed it in time".to_owned(), code: None },
+            };
+            let lost = matches!(error, Error::Rejected { code: Code::NotHolder, .. });
+            if lost || Instant::now() + interval >= holding.until {
+                return error;
+            }
+            tracing::debug!(%error, "not renewed; it is tried again");
+        }
+    }
+
+    /// Registers `name`, or renews it for its owner.
+    ///
+    /// # Errors
+    /// [`Code::NameTaken`] when it is another owner's.
+    pub async fn register(&self, name: &str, request: &RegisterRequest) -> Result<Registration, Error> {
+        let path = format!("/api/registry/{}", segment(name));
+        Ok(self.timed(Method::PUT, path, request).await?.0)
+    }
+
+    /// Who has the name `name`; None when nobody has.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn registered(&self, name: &str) -> Result<Option<Registration>, Error> {
+        match self.look(format!("/api/registry/{}", segment(name))).await {
+            Ok(registration) => Ok(Some(registration)),
+            Err(Error::Rejected { code: Code::NotFound, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One page of the registered names, after `after`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn registry(&self, after: Option<&str>) -> Result<RegistryAnswer, Error> {
+        let mut query = Query::default();
+        if let Some(after) = after {
+            query.add("after", after);
+        }
+        self.look(query.append_to("/api/registry")).await
+    }
+
+    /// Takes `name` out; only `owner`'s where one is given.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] when nobody has it, [`Code::NameTaken`] when another owner has.
+    pub async fn unregister(&self, name: &str, owner: Option<&str>) -> Result<(), Error> {
+        let mut query = Query::default();
+        if let Some(owner) = owner {
+            query.add("owner", owner);
+        }
+        let target = query.append_to(&format!("/api/registry/{}", segment(name)));
+        let call = Call::change(Method::DELETE, target, Vec::new().into());
+        decode::<UnregisterAnswer>(&self.call(&call).await?, Effect::Change).map(|_| ())
+    }
+
+    async fn look<T: DeserializeOwned>(&self, target: String) -> Result<T, Error> {
+        decode(&self.call(&Call::read(target)).await?, Effect::Read)
+    }
+
+    /// A change with a JSON body; also when it was sent.
+    async fn timed<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: String,
+        request: &impl Serialize,
+    ) -> Result<(T, Instant), Error> {
+        let mut call = Call::change(method, path, body(request)?);
+        call.header(header::CONTENT_TYPE, "application/json")?;
+        let began = Instant::now();
+        Ok((decode(&self.call(&call).await?, Effect::Change)?, began))
+    }
+}
+
+fn body(request: &impl Serialize) -> Result<bytes::Bytes, Error> {
+    let body = serde_json::to_vec(request);
+    body.map(Into::into).map_err(|error| Error::Invalid(format!("the request cannot be written as JSON: {error}")))
+}
+
+impl Holding {
+    fn new(path: String, token: String, fencing_token: u64, ttl_ms: u64, began: Instant) -> Self {
+        let ttl = Duration::from_millis(ttl_ms);
+        Self { path, token, fencing_token, ttl, until: began + ttl }
+    }
+}

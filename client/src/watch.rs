@@ -1,0 +1,332 @@
+//! What changes, as it happens.
+
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::HeaderName;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::api::{Code, Problem, WatchChange, WatchCompacted};
+use crate::client::Call;
+use crate::encoding::Query;
+use crate::kv::KeyRange;
+use crate::{Client, Error};
+
+/// How often a node is asked to show progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+/// A stream that is silent for so long is taken for dead.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+/// Between two attempts to go on when the last one came to nothing.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Longest line of a stream, in bytes: a record of two largest values in base64.
+const LINE_BYTES_MAX: usize = 32 << 20;
+/// Most that one revision may take, in bytes of its events.
+const REVISION_BYTES_MAX: usize = 256 << 20;
+
+/// What to watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Watched {
+    /// One key.
+    Key(String),
+    /// A range of keys.
+    Range(KeyRange),
+}
+
+/// How to watch.
+#[derive(Debug, Clone, Default)]
+pub struct WatchOptions {
+    /// First revision wanted; otherwise from now on.
+    pub from_revision: Option<u64>,
+    /// Tell with each change the record that was there before, too.
+    pub prev: bool,
+}
+
+/// One key that a revision changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// It was written.
+    Put(WatchChange),
+    /// It was deleted.
+    Deleted(WatchChange),
+}
+
+/// What a watch tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Watch {
+    /// All that one revision changed of what is watched: never less.
+    Revision {
+        /// The revision.
+        revision: u64,
+        /// The changes, by key.
+        changes: Vec<Changed>,
+    },
+    /// Everything up to this revision was told.
+    Progress(u64),
+}
+
+/// A watch that goes on by itself: through another endpoint when one fails, and after it was cut off for being slow.
+/// Each revision is told once and whole, in order.
+#[derive(Debug)]
+pub struct Watcher {
+    client: Client,
+    watched: Watched,
+    prev: bool,
+    /// Everything up to it was told; None before it is known.
+    position: Option<u64>,
+    stream: Option<Stream>,
+}
+
+impl Client {
+    /// Watches. Nothing is sent before the first [`Watcher::next`]. A watch from now on begins when a node first answers;
+    /// [`Watch::Progress`] is then the first that it tells.
+    pub fn watch(&self, watched: Watched, options: &WatchOptions) -> Watcher {
+        let position = options.from_revision.map(|from| from.saturating_sub(1));
+        Watcher { client: self.clone(), watched, prev: options.prev, position, stream: None }
+    }
+}
+
+impl Watcher {
+    /// Everything up to this revision was told.
+    pub fn position(&self) -> Option<u64> {
+        self.position
+    }
+
+    /// What comes next.
+    ///
+    /// # Errors
+    /// [`Code::Compacted`]: what comes next is forgotten; read the present state, and watch from there.
+    /// [`Error::Unavailable`] when no node could be watched for [`crate::Options::timeout`]; a further call tries on.
+    /// Others as [`Error`] says; never [`Error::Indeterminate`].
+    pub async fn next(&mut self) -> Result<Watch, Error> {
+        let patience = self.client.options().timeout;
+        let mut deadline = Instant::now() + patience;
+        loop {
+            let stream = match &mut self.stream {
+                Some(stream) => stream,
+                None => match self.open().await {
+                    Ok(stream) => self.stream.insert(stream),
+                    Err(error @ Error::Unavailable { .. }) if Instant::now() < deadline => {
+                        tracing::debug!(%error, "the watch does not go on yet");
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            match stream.next().await {
+                Ok(Told::Watch(told)) => {
+                    let (Watch::Revision { revision, .. } | Watch::Progress(revision)) = &told;
+                    if self.position.is_some_and(|position| *revision < position) {
+                        self.stream = None;
+                        return Err(Error::Unexpected(format!("a watch went back to revision {revision}")));
+                    }
+                    self.position = Some(*revision);
+                    return Ok(told);
+                }
+                Ok(Told::Compacted(compacted)) => {
+                    self.stream = None;
+                    return Err(rejected(&compacted));
+                }
+                Ok(Told::Ended(why)) => {
+                    tracing::debug!(why, "the watch goes on elsewhere");
+                    self.stream = None;
+                    // Each stream that began earns a new attempt.
+                    deadline = Instant::now() + patience;
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                Err(error) => {
+                    self.stream = None;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<Stream, Error> {
+        let mut query = Query::default();
+        match &self.watched {
+            Watched::Key(key) => query.add("key", key),
+            Watched::Range(range) => range.add_to(&mut query),
+        }
+        if self.prev {
+            query.add("prev", "true");
+        }
+        query.add("progress", &format!("{}ms", PROGRESS_INTERVAL.as_millis()));
+        let mut call = Call::read(query.append_to("/api/watch"));
+        if let Some(position) = self.position {
+            call.header(HeaderName::from_static("last-event-id"), &position.to_string())?;
+        }
+        let response = self.client.open(&call).await?;
+        Ok(Stream {
+            body: response.into_body(),
+            buffer: BytesMut::new(),
+            searched_bytes: 0,
+            changes: Vec::new(),
+            held_bytes: 0,
+        })
+    }
+}
+
+fn rejected(compacted: &WatchCompacted) -> Error {
+    let WatchCompacted { from_revision, compacted_revision, revision } = compacted;
+    let problem = Problem {
+        kind: "about:blank".to_owned(),
+        title: Code::Compacted.title().to_owned(),
+        status: Code::Compacted.status(),
+        detail: format!(
+            "revision {from_revision} was compacted; read the present state (revision {revision}) and watch from there. \
+             The oldest readable revision is {compacted_revision}"
+        ),
+        code: Code::Compacted,
+    };
+    Error::Rejected {
+        code: Code::Compacted,
+        problem: Box::new(problem),
+        current_revision: None,
+        store_revision: Some(*revision),
+    }
+}
+
+/// One answer of one node.
+#[derive(Debug)]
+struct Stream {
+    body: Incoming,
+    /// Not yet read as events.
+    buffer: BytesMut,
+    /// So much of the buffer holds no end of an event.
+    searched_bytes: usize,
+    /// Of a revision whose last event has not come.
+    changes: Vec<Changed>,
+    held_bytes: usize,
+}
+
+#[derive(Debug)]
+enum Told {
+    Watch(Watch),
+    Compacted(WatchCompacted),
+    /// The stream is over; the watch may go on elsewhere.
+    Ended(String),
+}
+
+impl Stream {
+    /// Cancel-safe: what was received stays in the buffer until the event that it belongs to is whole.
+    async fn next(&mut self) -> Result<Told, Error> {
+        loop {
+            while let Some(event) = self.buffered_event()? {
+                if let Some(told) = self.take(&event)? {
+                    return Ok(told);
+                }
+            }
+            if self.buffer.len() > LINE_BYTES_MAX || self.held_bytes > REVISION_BYTES_MAX {
+                return Err(Error::Unexpected("an event of a watch is larger than a node sends".to_owned()));
+            }
+            match timeout(SILENCE_MAX, self.body.frame()).await {
+                Ok(Some(Ok(frame))) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.buffer.extend_from_slice(data);
+                    }
+                }
+                Ok(Some(Err(error))) => return Ok(Told::Ended(error.to_string())),
+                Ok(None) => return Ok(Told::Ended("the node ended it".to_owned())),
+                Err(_) => return Ok(Told::Ended("it is silent".to_owned())),
+            }
+        }
+    }
+
+    /// The next event whose blank line has come.
+    fn buffered_event(&mut self) -> Result<Option<Event>, Error> {
+        let unsearched = &self.buffer[self.searched_bytes..];
+        let Some(end) = unsearched.windows(2).position(|two| two == b"\n\n") else {
+            self.searched_bytes = self.buffer.len().saturating_sub(1);
+            return Ok(None);
+        };
+        let end = self.searched_bytes + end;
+        self.searched_bytes = 0;
+        let text = self.buffer.split_to(end).freeze();
+        self.buffer.advance(2);
+        self.held_bytes += text.len();
+        Event::parse(&text).map(Some)
+    }
+
+    fn take(&mut self, event: &Event) -> Result<Option<Told>, Error> {
+        let mut end = None;
+        match event.name.as_str() {
+            "put" => self.changes.push(Changed::Put(event.body()?)),
+            "delete" => self.changes.push(Changed::Deleted(event.body()?)),
+            "progress" => {}
+            "compacted" => return Ok(Some(Told::Compacted(event.body()?))),
+            // `overflow`, `closed`, and what later versions may say: the position is known without.
+            other => end = Some(Told::Ended(other.to_owned())),
+        }
+        let Some(revision) = event.id else { return Ok(end) };
+        self.held_bytes = 0;
+        let changes = std::mem::take(&mut self.changes);
+        Ok(Some(Told::Watch(match event.name.as_str() {
+            "progress" => Watch::Progress(revision),
+            _ => Watch::Revision { revision, changes },
+        })))
+    }
+}
+
+/// One server-sent event.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Event {
+    name: String,
+    data: Bytes,
+    id: Option<u64>,
+}
+
+impl Event {
+    fn parse(text: &Bytes) -> Result<Self, Error> {
+        let mut event = Self::default();
+        for line in text.split(|byte| *byte == b'\n') {
+            let (field, value) = match line.iter().position(|byte| *byte == b':') {
+                // A comment.
+                Some(0) => continue,
+                Some(colon) => (&line[..colon], line[colon + 1..].strip_prefix(b" ").unwrap_or(&line[colon + 1..])),
+                None => (line, &b""[..]),
+            };
+            match field {
+                b"event" => event.name = String::from_utf8_lossy(value).into_owned(),
+                b"data" => event.data = text.slice_ref(value),
+                b"id" => {
+                    let id = std::str::from_utf8(value).ok().and_then(|id| id.parse().ok());
+                    event.id = Some(id.ok_or_else(|| Error::Unexpected("an event's id is no revision".to_owned()))?);
+                }
+                _ => {}
+            }
+        }
+        Ok(event)
+    }
+
+    fn body<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_slice(&self.data)
+            .map_err(|error| Error::Unexpected(format!("the event {:?} is not of this version: {error}", self.name)))
+    }
+}
+
+impl Watcher {
+    /// As [`Watcher::next`], at most until `deadline`; None when nothing came.
+    ///
+    /// # Errors
+    /// As [`Watcher::next`].
+    pub async fn next_before(&mut self, deadline: Instant) -> Result<Option<Watch>, Error> {
+        timeout_at(deadline, self.next()).await.map_or(Ok(None), |told| told.map(Some))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_field_by_field() {
+        let event = Event::parse(&Bytes::from_static(b": hi\nevent: put\ndata:{\"a\": 1}\nid: 7\nother: x")).unwrap();
+        assert_eq!((event.name.as_str(), &event.data[..], event.id), ("put", &b"{\"a\": 1}"[..], Some(7)));
+        assert!(Event::parse(&Bytes::from_static(b"id: seven")).is_err());
+        assert_eq!(Event::parse(&Bytes::new()).unwrap(), Event::default());
+    }
+}

@@ -1,0 +1,107 @@
+//! Idempotency keys: a change that is sent again is answered with what its first attempt did, and changes nothing.
+//!
+//! The outcomes of changes with a key are replicated state: they are in the log's order, in snapshots and in the state
+//! hash. They expire by log time, so that every node forgets the same ones at the same entry.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+/// Longest idempotency key, in bytes; the shortest has one.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 64;
+/// An outcome is kept at least so long, in milliseconds of log time.
+pub const DEDUPE_RETENTION_MS: u64 = 10 * 60 * 1000;
+/// Most outcomes that are kept. While as many are younger than [`DEDUPE_RETENTION_MS`], a change with a new key is
+/// refused: to forget one of them would be to break the promise.
+pub const DEDUPE_ENTRIES_MAX: usize = 262_144;
+/// Most bytes that the kept outcomes take, each counted with [`DEDUPE_ENTRY_BYTES`] besides its key and outcome.
+pub const DEDUPE_BYTES_MAX: u64 = 96 * 1024 * 1024;
+/// What an outcome takes in memory besides its key and itself, in bytes, about.
+pub const DEDUPE_ENTRY_BYTES: u64 = 192;
+/// Largest encoded outcome of a change with a key, in bytes: larger answers are refused, because they would be kept.
+pub const DEDUPE_OUTCOME_BYTES_MAX: usize = 64 * 1024;
+/// Most expired outcomes that one change removes: more than one, so the table shrinks faster than it grows, and few
+/// enough for one batch of the engine.
+pub const DEDUPE_EXPIRED_PER_ENTRY_MAX: usize = 64;
+
+/// What makes a change one that can be sent again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idempotency {
+    /// The client's key, 1..=[`IDEMPOTENCY_KEY_BYTES_MAX`] bytes; apply refuses others.
+    pub key: Bytes,
+    /// What the request asks, as [`Fingerprint`] has it: the same key with another one is a mistake.
+    pub fingerprint: u128,
+}
+
+impl Idempotency {
+    /// Size in the log, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.key.len() + 24
+    }
+}
+
+/// Hashes what a request asks. The parts are kept apart by their lengths. The same on every node and in every version,
+/// since requests are sent again to other nodes.
+#[derive(Clone, Default)]
+pub struct Fingerprint(Xxh3);
+
+impl Fingerprint {
+    /// Adds a part; absent and empty parts differ.
+    pub fn part(mut self, part: Option<&[u8]>) -> Self {
+        match part {
+            None => self.0.update(&u64::MAX.to_le_bytes()),
+            Some(part) => {
+                self.0.update(&(part.len() as u64).to_le_bytes());
+                self.0.update(part);
+            }
+        }
+        self
+    }
+
+    /// The hash of all parts.
+    pub fn finish(&self) -> u128 {
+        self.0.digest128()
+    }
+}
+
+/// The kept outcome of one change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DedupeEntry {
+    /// Log index of the change.
+    pub index: u64,
+    /// Log time of the change, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// The client's key.
+    pub key: Bytes,
+    /// What was asked.
+    pub fingerprint: u128,
+    /// What came of it: an encoded [`crate::outcome::Outcome`].
+    pub outcome: Bytes,
+}
+
+impl DedupeEntry {
+    /// What it counts for against [`DEDUPE_BYTES_MAX`].
+    pub fn size_bytes(&self) -> u64 {
+        (self.key.len() + self.outcome.len()) as u64 + DEDUPE_ENTRY_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_fingerprint_are_kept_apart() {
+        let of = |parts: &[Option<&[u8]>]| parts.iter().fold(Fingerprint::default(), |f, part| f.part(*part)).finish();
+        assert_eq!(of(&[Some(b"ab"), Some(b"c")]), of(&[Some(b"ab"), Some(b"c")]));
+        assert_ne!(of(&[Some(b"ab"), Some(b"c")]), of(&[Some(b"a"), Some(b"bc")]));
+        assert_ne!(of(&[Some(b"")]), of(&[None]));
+        assert_ne!(of(&[Some(b"a"), None]), of(&[None, Some(b"a")]));
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_same_in_every_version() {
+        let fingerprint = Fingerprint::default().part(Some(b"PUT")).part(None).part(Some(b"value")).finish();
+        assert_eq!(format!("{fingerprint:032x}"), "74c447fa5715a4a8f8cf814966d43bfa");
+    }
+}

@@ -1,0 +1,240 @@
+//! Idempotency keys: a change is done once, however often, wherever and after whatever it is sent again.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use serde_json::json;
+
+use crate::harness::{Answer, Cluster, Request, delete, eventually, get, json as request_with, put, request};
+
+/// Sends `change` under `key`; the answer must be one.
+fn once(address: &str, change: Request, key: &str) -> Answer {
+    request(address, &change.with("Idempotency-Key", key)).expect("an answer")
+}
+
+fn is_replay(answer: &Answer) -> bool {
+    answer.headers.get("idempotent-replay").map(String::as_str) == Some("true")
+}
+
+/// Sends `change` again through `address`, and expects what `first` answered.
+fn replayed(address: &str, change: &Request, key: &str, first: &Answer) {
+    let again = eventually("the retry is answered", || {
+        let again = request(address, &change.clone().with("Idempotency-Key", key))?;
+        if again.status == 503 { Err(format!("{again:?}")) } else { Ok(again) }
+    });
+    assert!(is_replay(&again), "{address}: {again:?}");
+    let seen = |answer: &Answer| (answer.status, answer.text(), answer.headers.get("etag").cloned());
+    assert_eq!(seen(&again), seen(first), "{address}");
+}
+
+/// One change of each kind, as it is first sent.
+fn changes() -> Vec<(&'static str, Request, u16)> {
+    let txn = json!({"success": [{"op": "put", "key": "once/txn", "text": "t"}, {"op": "get", "key": "once/put"}]});
+    vec![
+        ("key-put", put("/api/kv/once/put?prev=true", "1"), 200),
+        ("key-create", put("/api/kv/once/put", "2").with("If-None-Match", "*"), 412),
+        ("key-txn", request_with("POST", "/api/txn", &txn), 200),
+        ("key-delete", delete("/api/kv/once/put"), 200),
+        ("key-range", delete("/api/kv?prefix=once/"), 200),
+        ("key-last", put("/api/kv/once/last", "x"), 200),
+    ]
+}
+
+/// Sends all of [`changes`], and gives what they answered.
+fn send_all(address: &str) -> Vec<Answer> {
+    let send = |(key, change, status): (&str, Request, u16)| {
+        let answer = once(address, change, key);
+        assert_eq!((answer.status, is_replay(&answer)), (status, false), "{key}: {answer:?}");
+        answer
+    };
+    changes().into_iter().map(send).collect()
+}
+
+fn replay_all(address: &str, first: &[Answer]) {
+    for ((key, change, _), first) in changes().iter().zip(first) {
+        replayed(address, change, key, first);
+    }
+}
+
+fn revision(cluster: &Cluster, index: usize) -> u64 {
+    let key = request(&cluster.nodes[index - 1].http, &get("/api/kv/once/last")).expect("an answer");
+    key.headers["x-hexkv-revision"].parse().expect("a revision")
+}
+
+#[test]
+fn a_retry_is_answered_through_each_node_after_a_failover_and_after_a_restart_of_all() {
+    let mut cluster = Cluster::start(4);
+    let leader = cluster.leader();
+    let first = send_all(&cluster.node(leader).http.clone());
+    let before = revision(&cluster, leader);
+    for index in 1..=4 {
+        replay_all(&cluster.nodes[index - 1].http, &first);
+    }
+    cluster.node(leader).kill();
+    let survivor = cluster.other_than(leader);
+    replay_all(&cluster.node(survivor).http.clone(), &first);
+    cluster.node(leader).start();
+    cluster.wait_formed(4);
+    for index in 1..=4 {
+        cluster.node(index).kill();
+    }
+    for index in 1..=4 {
+        cluster.node(index).start();
+    }
+    cluster.wait_formed(4);
+    replay_all(&cluster.node(1).http.clone(), &first);
+    assert_eq!(revision(&cluster, 1), before, "nothing was changed");
+}
+
+#[test]
+fn a_node_that_was_installed_from_a_snapshot_answers_retries_when_it_leads() {
+    let env = [("SNAPSHOT_LOG_BYTES_MIN", "65536"), ("LOG_ENTRIES_KEPT", "0")];
+    let mut cluster = Cluster::start_with(3, &env);
+    let leader = cluster.leader();
+    let away = cluster.other_than(leader);
+    cluster.node(away).kill();
+    let first = send_all(&cluster.node(leader).http.clone());
+    let http = cluster.node(leader).http.clone();
+    // Until the log no longer holds what the node that is away lacks.
+    let log = cluster.node(leader).log.clone();
+    eventually("the leader makes a snapshot", || {
+        for _ in 0..20 {
+            request(&http, &put("/api/kv/filler", vec![7; 16 * 1024]))?;
+        }
+        let logged = std::fs::read_to_string(&log).map_err(|e| e.to_string())?;
+        if logged.matches("snapshot is due").count() >= 2 { Ok(()) } else { Err("not yet".into()) }
+    });
+    cluster.node(away).start();
+    cluster.wait_formed(3);
+    let installed = cluster.node(away).name.clone();
+    eventually("the node gets a snapshot", || {
+        let logged = cluster.node(away).logged();
+        if logged.contains("snapshot installed") { Ok(()) } else { Err("not in its log".into()) }
+    });
+    eventually("the node leads", || {
+        let status = cluster.node(away).status()?;
+        if status["leader"] == installed.as_str() {
+            return Ok(());
+        }
+        let transfer = request_with("POST", "/api/cluster/transfer-leader", &json!({"to": installed}));
+        request(&http, &transfer)?;
+        Err(format!("{status}"))
+    });
+    let before = revision(&cluster, away);
+    replay_all(&cluster.node(away).http.clone(), &first);
+    assert_eq!(revision(&cluster, away), before, "nothing was changed");
+    cluster.wait_same_hash(&[1, 2, 3]);
+}
+
+#[test]
+fn a_key_belongs_to_one_request() {
+    let mut cluster = Cluster::start(1);
+    let http = cluster.node(1).http.clone();
+    let first = once(&http, put("/api/kv/k", "v"), "mine");
+    let hash = cluster.node(1).json("/api/cluster/hash").expect("a hash")["hash"].clone();
+    let others = [
+        put("/api/kv/k", "w"),
+        put("/api/kv/l", "v"),
+        put("/api/kv/k", "v").with("If-None-Match", "*"),
+        put("/api/kv/k", "v").with("Content-Type", "text/plain"),
+        put("/api/kv/k?prev=true", "v"),
+        delete("/api/kv/k"),
+        delete("/api/kv?prefix=k"),
+        request_with("POST", "/api/txn", &json!({"success": [{"op": "put", "key": "k", "text": "v"}]})),
+    ];
+    for other in others {
+        let refused = once(&http, other.clone(), "mine");
+        assert_eq!((refused.status, refused.problem().as_str()), (422, "idempotency_mismatch"), "{other:?}");
+    }
+    // How long to wait is not what is asked.
+    replayed(&http, &put("/api/kv/k?timeout=3s", "v"), "mine", &first);
+    for bad in ["", "a b", &"k".repeat(65)] {
+        let refused = once(&http, put("/api/kv/k", "w"), bad);
+        assert_eq!((refused.status, refused.problem().as_str()), (400, "invalid_argument"), "{bad:?}");
+    }
+    let twice = put("/api/kv/k", "w").with("Idempotency-Key", "a").with("Idempotency-Key", "a");
+    assert_eq!(request(&http, &twice).expect("an answer").status, 400);
+    let after = cluster.node(1).json("/api/cluster/hash").expect("a hash")["hash"].clone();
+    assert_eq!(after, hash, "nothing was changed");
+}
+
+#[test]
+fn an_answer_that_is_too_large_to_keep_is_refused_before_anything_is_changed() {
+    let mut cluster = Cluster::start(1);
+    let http = cluster.node(1).http.clone();
+    request(&http, &put("/api/kv/k", vec![1; 100_000])).expect("an answer");
+    let refused = once(&http, put("/api/kv/k?prev=true", "new"), "large");
+    assert_eq!((refused.status, refused.problem().as_str()), (400, "invalid_argument"));
+    assert!(refused.text().contains("without prev"), "{refused:?}");
+    assert_eq!(request(&http, &get("/api/kv/k")).expect("an answer").body.len(), 100_000);
+    assert_eq!(once(&http, put("/api/kv/k", "new"), "small").status, 200);
+}
+
+/// Each writer puts one key of its own again and again, each put under a new idempotency key, which it sends through
+/// one node after the other until it is settled. The key's version then is the number of its puts.
+#[test]
+fn retries_under_leader_kills_count_each_change_once() {
+    const WRITERS: usize = 4;
+    const KILLS: usize = 3;
+    let mut cluster = Cluster::start(3);
+    let addresses: Vec<String> = cluster.nodes.iter().map(|node| node.http.clone()).collect();
+    let stop = Arc::new(AtomicBool::new(false));
+    let write = |writer: usize| {
+        let (stop, addresses) = (stop.clone(), addresses.clone());
+        move || {
+            let (mut settled, mut retries, mut replays) = (0_u64, 0_u64, 0_u64);
+            while !stop.load(Ordering::Relaxed) {
+                let change = put(&format!("/api/kv/counter/{writer}?timeout=700ms"), format!("{settled}"));
+                let change = change.with("Idempotency-Key", &format!("writer-{writer}-{settled}"));
+                let mut attempt = 0;
+                let answer = eventually("a change is settled", || {
+                    attempt += 1;
+                    let address = &addresses[(writer + attempt) % addresses.len()];
+                    match request(address, &change) {
+                        Ok(answer) if answer.status == 200 => Ok(answer),
+                        Ok(answer) if [429, 503, 504].contains(&answer.status) => Err(format!("{answer:?}")),
+                        Ok(answer) => panic!("{answer:?}"),
+                        Err(error) => Err(error),
+                    }
+                });
+                settled += 1;
+                retries += attempt as u64 - 1;
+                replays += u64::from(is_replay(&answer));
+                assert_eq!(answer.json()["version"], settled, "writer {writer}: {answer:?}");
+            }
+            (settled, retries, replays)
+        }
+    };
+    let writers: Vec<_> = (0..WRITERS).map(|writer| std::thread::spawn(write(writer))).collect();
+    let progress = |cluster: &Cluster, index: usize| {
+        let revision =
+            || cluster.nodes[index - 1].status().and_then(|s| s["revision"].as_u64().ok_or_else(|| "none".into()));
+        let before = eventually("a status", revision);
+        eventually("the writers make progress", || {
+            let now = revision()?;
+            if now > before + 30 { Ok(()) } else { Err(format!("revision {now} after {before}")) }
+        });
+    };
+    for _ in 0..KILLS {
+        let leader = cluster.leader();
+        progress(&cluster, leader);
+        cluster.node(leader).kill();
+        progress(&cluster, cluster.other_than(leader));
+        cluster.node(leader).start();
+        cluster.wait_formed(3);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (mut retries, mut replays) = (0, 0);
+    for (writer, handle) in writers.into_iter().enumerate() {
+        let (settled, again, replayed) = handle.join().expect("a writer panicked");
+        let read = request(&addresses[writer % 3], &get(&format!("/api/kv/counter/{writer}"))).expect("an answer");
+        assert_eq!(read.headers["x-hexkv-version"], settled.to_string(), "{read:?}");
+        retries += again;
+        replays += replayed;
+    }
+    println!("{retries} retries, {replays} answers were of an earlier attempt");
+    assert!(retries > 0, "no kill interrupted anything");
+    cluster.wait_same_hash(&[1, 2, 3]);
+}

@@ -1,0 +1,268 @@
+//! What a node takes, and what it refuses: memory stays bounded, and what is refused changes nothing.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpStream},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+
+use crate::harness::{Cluster, Node, eventually, get, put, request};
+
+const MIB: u64 = 1024 * 1024;
+/// Connections that a node is to hold.
+const CONNECTIONS: u64 = 10_000;
+/// Longest wait for what a node has to do by itself.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Memory that the node's process has, in bytes.
+fn rss(node: &Node) -> u64 {
+    let path = format!("/proc/{}/status", node.pid().expect("it runs"));
+    let status = std::fs::read_to_string(path).expect("a process has a status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib * 1024
+}
+
+fn connect(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+    stream
+}
+
+/// Sends `bytes`, and reads until the node closes the connection, which it has to do.
+fn until_closed(address: &str, bytes: &[u8]) -> String {
+    let mut stream = connect(address);
+    stream.write_all(bytes).expect("the node takes it");
+    rest(&mut stream)
+}
+
+fn rest(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Ok(_) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => {}
+        Err(e) => panic!("the connection stays open after {:?}: {e}", String::from_utf8_lossy(&answer)),
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn requests_that_can_be_read_in_two_ways_are_refused_and_end_their_connection() {
+    let mut cluster = Cluster::start(1);
+    let http = cluster.node(1).http.clone();
+    request(&http, &put("/api/kv/k", "v")).expect("an answer");
+    let hash = cluster.node(1).json("/api/cluster/hash").expect("a hash")["hash"].clone();
+    // Behind each stands a request that must never be taken for one.
+    let smuggled = "PUT /api/kv/smuggled HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\ns";
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    for head in [
+        "Content-Length: 0\r\nContent-Length: 5\r\n\r\n".to_owned(),
+        "Content-Length: 0, 5\r\n\r\n".to_owned(),
+        "Content-Length: -1\r\n\r\n".to_owned(),
+        "Content-Length: +1\r\n\r\n".to_owned(),
+        "Content-Length: 0x1\r\n\r\n".to_owned(),
+        "Content-Length: 99999999999999999999\r\n\r\n".to_owned(),
+        "Content-Length : 0\r\n\r\n".to_owned(),
+        "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n".to_owned(),
+        "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n".to_owned(),
+        "X-Folded: a\r\n b\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        "X-Nul: a\0b\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        format!("{chunked}\r\nZZ\r\n"),
+        format!("{chunked}\r\n-1\r\n"),
+        format!("{chunked}\r\n10000000000000000\r\n"),
+        format!("{chunked}\r\n1\r\nabc\r\n0\r\n\r\n"),
+    ] {
+        let bytes = format!("PUT /api/kv/refused HTTP/1.1\r\nHost: x\r\n{head}{smuggled}");
+        let answer = until_closed(&http, bytes.as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 400"), "{head:?}: {answer:?}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{head:?}: {answer:?}");
+    }
+    for line in ["PUT  /api/kv/refused HTTP/1.1", "PUT /api/kv/refused", "PUT /api/kv/refused HTTP/3.7", "\0", "{}"] {
+        let answer = until_closed(&http, format!("{line}\r\nHost: x\r\n\r\n{smuggled}").as_bytes());
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{line:?}: {answer:?}");
+    }
+    let after = cluster.node(1).json("/api/cluster/hash").expect("a hash")["hash"].clone();
+    assert_eq!(after, hash, "nothing was changed");
+    // With both lengths the chunks count, as RFC 9112 has it, and nothing after them is read.
+    for lengths in [format!("{chunked}Content-Length: 5\r\n"), format!("Content-Length: 5\r\n{chunked}")] {
+        let whole = format!("PUT /api/kv/last HTTP/1.1\r\nHost: x\r\n{lengths}\r\n1\r\nx\r\n0\r\n\r\n{smuggled}");
+        let answer = until_closed(&http, whole.as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.matches("HTTP/1.1").count() == 1, "{answer:?}");
+        assert_eq!(request(&http, &get("/api/kv/last")).expect("an answer").text(), "x");
+    }
+    assert_eq!(request(&http, &get("/api/kv/smuggled")).expect("an answer").status, 404);
+}
+
+#[test]
+fn a_body_that_is_cut_short_or_never_comes_changes_nothing() {
+    let mut cluster = Cluster::start(1);
+    let http = cluster.node(1).http.clone();
+    let hash = cluster.node(1).json("/api/cluster/hash").expect("a hash")["hash"].clone();
+    let bodies: [(&str, &str); 3] = [
+        ("PUT /api/kv/cut", "Content-Length: 100\r\n\r\nshort"),
+        ("PUT /api/kv/cut", "Transfer-Encoding: chunked\r\n\r\n64\r\nshort"),
+        ("POST /api/txn", "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"success\":[]"),
+    ];
+    for (line, body) in bodies {
+        let mut stream = connect(&http);
+        stream.write_all(format!("{line} HTTP/1.1\r\nHost: x\r\n{body}").as_bytes()).expect("sent");
+        stream.shutdown(Shutdown::Write).expect("closed on this side");
+        let answer = rest(&mut stream);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{line}: {answer:?}");
+    }
+    for (line, body) in bodies.into_iter().chain([
+        ("POST /api/cluster/join", "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"),
+        ("PUT /api/cluster/replication-factor", "Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"),
+    ]) {
+        let began = Instant::now();
+        let answer = until_closed(&http, format!("{line}?timeout=300ms HTTP/1.1\r\nHost: x\r\n{body}").as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("in time"), "{line}: {answer:?}");
+        assert!(began.elapsed() >= Duration::from_millis(300), "{line}");
+    }
+    let after = cluster.node(1).json("/api/cluster/hash").expect("a hash")["hash"].clone();
+    assert_eq!(after, hash, "nothing was changed");
+}
+
+#[test]
+fn a_head_that_trickles_and_a_connection_that_idles_are_cut_off() {
+    let mut cluster = Cluster::start(1);
+    let http = cluster.node(1).http.clone();
+    let began = Instant::now();
+    let mut idle = connect(&http);
+    idle.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
+    let mut slow = connect(&http);
+    slow.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Slow: ").expect("sent");
+    // A byte now and then does not prolong it.
+    let mut trickle = slow.try_clone().expect("a second handle");
+    let trickling = std::thread::spawn(move || {
+        while trickle.write_all(b"a").is_ok() && began.elapsed() < PATIENCE {
+            std::thread::park_timeout(Duration::from_millis(200));
+        }
+    });
+    rest(&mut slow);
+    assert!(rest(&mut idle).starts_with("HTTP/1.1 200"));
+    assert!(began.elapsed() > Duration::from_secs(5) && began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    trickling.join().expect("it ends when the connection does");
+}
+
+#[test]
+fn connections_beyond_the_limit_are_told_so() {
+    let mut cluster = Cluster::start_with(1, &[("CONNECTIONS_MAX", "5")]);
+    let http = cluster.node(1).http.clone();
+    let held: Vec<TcpStream> = (0..5).map(|_| connect(&http)).collect();
+    eventually("a connection too many is refused", || {
+        let refused = rest(&mut connect(&http));
+        let told = refused.starts_with("HTTP/1.1 429") && refused.contains("Retry-After: 1");
+        if told && refused.contains("overloaded") { Ok(()) } else { Err(refused) }
+    });
+    drop(held);
+    eventually("there is room again", || {
+        let answer = request(&http, &get("/health/live"))?;
+        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+}
+
+#[test]
+fn changes_beyond_the_limit_are_answered_429_at_once_and_nothing_is_changed() {
+    let mut cluster = Cluster::start_with(3, &[("PROPOSALS_MAX", "1")]);
+    let leader = cluster.leader();
+    let http = cluster.node(leader).http.clone();
+    let others: Vec<usize> = (1..=3).filter(|index| *index != leader).collect();
+    for index in &others {
+        cluster.node(*index).signal(Signal::STOP);
+    }
+    // It stays in flight, because nobody else takes it.
+    let mut pending = connect(&http);
+    pending
+        .write_all(b"PUT /api/kv/pending?timeout=20s HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\np")
+        .expect("sent");
+    let refused = eventually("the second change is refused", || {
+        let answer = request(&http, &put("/api/kv/refused?timeout=100ms", "r"))?;
+        if answer.status == 429 { Ok(answer) } else { Err(format!("{answer:?}")) }
+    });
+    assert_eq!(refused.problem(), "overloaded");
+    assert_eq!(refused.headers["retry-after"], "1");
+    for index in &others {
+        cluster.node(*index).signal(Signal::CONT);
+    }
+    drop(pending);
+    cluster.wait_formed(3);
+    eventually("changes are taken again", || {
+        let answer = request(&http, &put("/api/kv/again", "a"))?;
+        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+}
+
+#[test]
+fn clients_that_do_not_take_their_listings_cost_bounded_memory() {
+    const READERS: usize = 44;
+    let mut cluster = Cluster::start(1);
+    let http = cluster.node(1).http.clone();
+    for i in 0..40 {
+        let answer = request(&http, &put(&format!("/api/kv/large/{i}"), vec![i; 170 * 1024])).expect("an answer");
+        assert_eq!(answer.status, 200);
+    }
+    let whole = request(&http, &get("/api/kv?prefix=large/")).expect("an answer").json();
+    assert_eq!(whole["count"], 40);
+    let before = rss(cluster.node(1));
+    let mut readers: Vec<TcpStream> = (0..READERS)
+        .map(|_| {
+            let mut stream = connect(&http);
+            // Each page is read before it is refused, eight at a time.
+            stream.set_read_timeout(Some(4 * PATIENCE)).expect("a socket takes a timeout");
+            stream.write_all(b"GET /api/kv?prefix=large/ HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
+            stream
+        })
+        .collect();
+    let (mut served, mut refused) = (0, 0);
+    for reader in &mut readers {
+        let mut line = [0; 12];
+        reader.read_exact(&mut line).expect("an answer begins");
+        match &line {
+            b"HTTP/1.1 200" => served += 1,
+            b"HTTP/1.1 429" => refused += 1,
+            other => panic!("{:?}", String::from_utf8_lossy(other)),
+        }
+    }
+    let during = rss(cluster.node(1));
+    println!("{served} listings of 7 MiB held, {refused} refused: {} MiB, then {} MiB", before / MIB, during / MIB);
+    assert!(served >= 30 && refused > 0, "{served} served, {refused} refused");
+    assert!(during < before + 400 * MIB, "from {} to {} MiB", before / MIB, during / MIB);
+    // They do not stand in the way of others: a small listing, and once they are gone a large one.
+    assert_eq!(request(&http, &get("/api/kv?prefix=large/1&keys_only=true")).expect("an answer").json()["count"], 11);
+    drop(readers);
+    eventually("there is room for large listings again", || {
+        let answer = request(&http, &get("/api/kv?prefix=large/"))?;
+        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+}
+
+#[test]
+fn ten_thousand_connections_cost_bounded_memory() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let count = CONNECTIONS.min(allowed.saturating_sub(500));
+    if count < CONNECTIONS {
+        println!("only {count} connections: {allowed} files may be open");
+    }
+    let mut cluster = Cluster::start(1);
+    let http = cluster.node(1).http.clone();
+    let before = rss(cluster.node(1));
+    // With the beginning of a request on each, so that each is a reader's state as well.
+    let connections: Vec<TcpStream> = (0..count)
+        .map(|_| {
+            let mut stream = connect(&http);
+            stream.write_all(b"GET /api/kv/k HTTP/1.1\r\nHost: x\r\n").expect("sent");
+            stream
+        })
+        .collect();
+    let answer = request(&http, &put("/api/kv/k", "v")).expect("an answer");
+    let during = rss(cluster.node(1));
+    println!("{count} connections: {} MiB, then {} MiB", before / MIB, during / MIB);
+    assert_eq!(answer.status, 200);
+    assert!(during < before + 400 * MIB, "from {} to {} MiB", before / MIB, during / MIB);
+    drop(connections);
+}
