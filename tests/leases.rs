@@ -55,12 +55,12 @@ fn addresses(cluster: &Cluster) -> Vec<String> {
 
 #[test]
 fn a_lease_ends_with_all_its_keys_in_one_revision_on_all_nodes_and_not_before() {
-    const TTL: Duration = Duration::from_secs(3);
+    const TTL: Duration = Duration::from_secs(5);
     let cluster = Cluster::start(4);
     let all = addresses(&cluster);
     for (at, address) in all.iter().enumerate() {
         let sent = Instant::now();
-        let first = put_done(address, &format!("/api/kv/of/{at}/0?ttl=3s"));
+        let first = put_done(address, &format!("/api/kv/of/{at}/0?ttl=5s"));
         let id = first["lease"].as_u64().expect("the answer names the lease");
         for (key, other) in (1..).zip(&all) {
             let answer = put_done(other, &format!("/api/kv/of/{at}/{key}?lease={id}"));
@@ -72,8 +72,8 @@ fn a_lease_ends_with_all_its_keys_in_one_revision_on_all_nodes_and_not_before() 
         assert_eq!(found.headers.get("x-hexkv-lease"), Some(&id.to_string()));
         let shown = ask(address, &get(&format!("/api/leases/{id}"))).json();
         let keys: Vec<String> = (0..5).map(|key| format!("of/{at}/{key}")).collect();
-        assert_eq!((&shown["keys"], &shown["key_count"], &shown["ttl"]), (&json!(keys), &json!(5), &json!("3s")));
-        assert!(shown["remaining_ms"].as_u64().is_some_and(|left| left <= 3_000), "{shown}");
+        assert_eq!((&shown["keys"], &shown["key_count"], &shown["ttl"]), (&json!(keys), &json!(5), &json!("5s")));
+        assert!(shown["remaining_ms"].as_u64().is_some_and(|left| left <= 5_000), "{shown}");
         let before = revision(address);
         assert!(gone(&all, &format!("of/{at}/0")) - sent >= TTL, "the lease ended early");
         assert_eq!(revision(address), before + 1, "one revision");

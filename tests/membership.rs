@@ -1,5 +1,7 @@
 //! Join, leave, remove, transfer: through HTTP, between real processes.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::harness::{Cluster, eventually, get, json, put, request};
 
 fn role_of(cluster: &Cluster, asked: usize, name: &str) -> Result<String, String> {
@@ -237,5 +239,64 @@ fn the_replication_factor_changes_at_run_time() {
             request(&address, &json("PUT", "/api/cluster/replication-factor", &serde_json::json!({"value": bad})))
                 .expect("an answer");
         assert_eq!((refused.status, refused.problem()), (400, "invalid_argument".into()));
+    }
+}
+
+#[test]
+fn stale_reads_never_go_back_while_a_node_becomes_a_standby_and_a_voter_again() {
+    let mut cluster = Cluster::start(3);
+    let addresses: Vec<String> = (1..=3).map(|index| cluster.node(index).http.clone()).collect();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stop_at_end = StopAtEnd(&stop);
+        scope.spawn(|| {
+            for number in 0.. {
+                if stop.load(Ordering::Acquire) {
+                    break;
+                }
+                // A write may be refused while leadership moves; the next one is tried.
+                drop(request(&addresses[number % 3], &put("/api/kv/w", number.to_string())));
+            }
+        });
+        let readers: Vec<_> = addresses
+            .iter()
+            .map(|address| {
+                let stop = &stop;
+                scope.spawn(move || {
+                    let (mut newest, mut reads) = (0, 0_u64);
+                    while !stop.load(Ordering::Acquire) {
+                        let Ok(read) = request(address, &get("/api/kv/w?consistency=stale")) else { continue };
+                        let Some(revision) = read.headers.get("x-hexkv-revision") else { continue };
+                        let revision: u64 = revision.parse().expect("a number");
+                        assert!(revision >= newest, "{address} answered {newest}, then {revision}");
+                        (newest, reads) = (revision, reads + 1);
+                    }
+                    reads
+                })
+            })
+            .collect();
+        for voters in [1, 3, 1, 3] {
+            let factor = json("PUT", "/api/cluster/replication-factor", &serde_json::json!({"value": voters}));
+            assert_eq!(request(&addresses[0], &factor).expect("an answer").status, 200);
+            eventually("as many voters", || {
+                let members = cluster.nodes[0].status()?["members"].clone();
+                let members = members.as_array().cloned().unwrap_or_default();
+                let counted = members.iter().filter(|member| member["role"] == "voter").count();
+                if counted == voters { Ok(()) } else { Err(format!("{members:?}")) }
+            });
+        }
+        drop(stop_at_end);
+        for reader in readers {
+            assert!(reader.join().expect("no read went back") > 10, "hardly anything was read");
+        }
+    });
+}
+
+/// Lets the threads of a test end also when it fails.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }

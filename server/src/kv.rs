@@ -75,12 +75,14 @@ impl Node {
             return Err(self.why_no_leader());
         }
         if self.position() == Position::Standby {
+            let core = self.serving_core()?;
             let read = self.ask_leader(PeerRequest::Read(request), options.timeout).await?;
             return match read {
                 PeerResponse::Read(result) if result.revision() < options.min_revision => {
                     Err(behind(result.revision(), options.min_revision))
                 }
                 PeerResponse::Read(result) => {
+                    core.reads.note_borrowed(result.revision());
                     let stale = options.consistency == Consistency::Stale;
                     Ok((result, stale.then_some(Duration::ZERO)))
                 }
@@ -103,8 +105,10 @@ impl Node {
             }
             Consistency::Stale => Some(self.staleness(&core, options.max_staleness).await?),
         };
-        if core.state.revision() < options.min_revision {
-            wait_revision(&core, options.min_revision, deadline).await?;
+        // A standby's reads come from the leader: one that holds the data again does not fall behind them.
+        let revision_min = options.min_revision.max(core.reads.borrowed());
+        if core.state.revision() < revision_min {
+            wait_revision(&core, revision_min, deadline).await?;
         }
         Ok((read_without_blocking(self, &core, request).await?, staleness))
     }

@@ -2,7 +2,13 @@
 //! every read that arrives meanwhile shares the next one. On the leader a round asks a quorum; elsewhere it
 //! asks the leader, whose own rounds coalesce again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -28,12 +34,14 @@ pub struct ReadIndex {
     waiters: Arc<Mutex<Vec<oneshot::Sender<RoundAnswer>>>>,
     arrived: Arc<Notify>,
     fresh_at: Mutex<Option<Instant>>,
+    /// Newest revision that was answered here from another node's state.
+    borrowed: AtomicU64,
 }
 
 impl ReadIndex {
     /// Starts the task that runs the rounds, until `cancel`.
     pub fn start(round: Round, cancel: CancellationToken, tasks: &TaskTracker) -> Self {
-        let this = Self { waiters: Arc::default(), arrived: Arc::default(), fresh_at: Mutex::default() };
+        let this = Self { waiters: Arc::default(), arrived: Arc::default(), fresh_at: Mutex::default(), borrowed: AtomicU64::new(0) };
         let (waiters, arrived) = (this.waiters.clone(), this.arrived.clone());
         tasks.spawn(async move {
             loop {
@@ -81,6 +89,17 @@ impl ReadIndex {
         *fresh = (*fresh).max(Some(began));
     }
 
+    /// Notes that a read here was answered from another node's state, at `revision`.
+    pub fn note_borrowed(&self, revision: u64) {
+        self.borrowed.fetch_max(revision, Ordering::AcqRel);
+    }
+
+    /// What this node's own state must have reached before it may be read again: nothing that was answered here before
+    /// is taken back.
+    pub fn borrowed(&self) -> u64 {
+        self.borrowed.load(Ordering::Acquire)
+    }
+
     /// The last time of which it is known that this node's state contains everything acknowledged before it.
     pub fn fresh_at(&self) -> Option<Instant> {
         *self.fresh_at.lock()
@@ -103,8 +122,6 @@ pub async fn wait_applied(applied: &mut watch::Receiver<u64>, index: u64, timeou
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
     use super::*;
 
     #[tokio::test]

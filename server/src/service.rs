@@ -225,7 +225,8 @@ fn leads(node: &Node, core: &Core) -> Result<(), PeerError> {
     if leader == Some(core.id) { Ok(()) } else { Err(PeerError::NotLeader { leader }) }
 }
 
-fn unavailable(e: Error) -> PeerError {
+/// What another node is told of an error here after which nothing was done.
+pub(crate) fn unavailable(e: Error) -> PeerError {
     match e.code {
         hexkv_client::api::Code::Overloaded => PeerError::Overloaded,
         _ => PeerError::Unavailable(e.detail),

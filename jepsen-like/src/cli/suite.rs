@@ -48,7 +48,7 @@ const LONG_FAULTS: &[&str] = &["kill,restart", "pause,slow", "partition", "wipe,
 /// What `suite` takes.
 #[derive(Debug, Args)]
 pub(super) struct SuiteArguments {
-    /// Every workload under every fault, for about an hour
+    /// Every workload under every fault, for about 45 minutes
     #[arg(long)]
     long: bool,
     /// Seed of the first cell; the others follow

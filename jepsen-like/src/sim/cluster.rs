@@ -8,7 +8,7 @@ use std::{
 };
 
 use hexkv_server::{core::Core, node::Position as Place};
-use hexkv_store::{NodeId, fs::FaultyFs};
+use hexkv_store::{NodeId, fs::FaultyFs, log::LogStore};
 use openraft::async_runtime::WatchReceiver;
 use turmoil::Sim;
 
@@ -57,6 +57,15 @@ pub struct Cluster {
     /// What was seen, by cluster: a node that left has one of its own.
     ledgers: BTreeMap<u64, Ledger>,
     last_looks: Vec<Option<Observation>>,
+    /// Of machines that are on: the log of the last core.
+    last_logs: Vec<Option<LastLog>>,
+}
+
+struct LastLog {
+    cluster_id: u64,
+    node: NodeId,
+    life: u64,
+    log: LogStore,
 }
 
 impl Cluster {
@@ -83,6 +92,7 @@ impl Cluster {
         Self {
             links: Links::new(plan.nodes),
             last_looks: vec![None; plan.nodes],
+            last_logs: (0..plan.nodes).map(|_| None).collect(),
             ledgers: BTreeMap::new(),
             cluster_id: None,
             sim,
@@ -116,12 +126,17 @@ impl Cluster {
     }
 
     fn look(&mut self, index: usize) -> Result<(), Violation> {
-        let Some(core) = self.core(index) else { return Ok(()) };
+        let Some(core) = self.core(index) else {
+            // It ends in this very step, or did before.
+            self.look_at_ended_log(index);
+            return Ok(());
+        };
         let life = self.hosts[index].life.get() * self.hosts.len() as u64 + index as u64;
+        if let Some(cluster_id) = self.cluster_of(index) {
+            self.last_logs[index] = Some(LastLog { cluster_id, node: core.id, life, log: core.log.clone() });
+        }
         let Some(mut seen) = observe::look(&core, life) else {
-            if let Some(ledger) = self.cluster_of(index).and_then(|id| self.ledgers.get_mut(&id)) {
-                ledger.log_failed(core.id, life, &observe::look_at_failed_log(&core));
-            }
+            self.look_at_ended_log(index);
             return Ok(());
         };
         if self.last_looks[index].as_ref() == Some(&seen) {
@@ -136,6 +151,15 @@ impl Cluster {
             return Ok(());
         }
         ledger.observe(&seen)
+    }
+
+    /// A log does more between the last look at its node and its end: a leader that stops is replaced, and its successor's
+    /// entries arrive.
+    fn look_at_ended_log(&mut self, index: usize) {
+        let Some(LastLog { cluster_id, node, life, log }) = &self.last_logs[index] else { return };
+        if let Some(ledger) = self.ledgers.get_mut(cluster_id) {
+            ledger.log_ended(*node, *life, &observe::look_at_ended_log(log));
+        }
     }
 
     /// The core of node `index`, if it runs one.
@@ -187,6 +211,7 @@ impl Cluster {
             self.links.mend(&self.sim, &silenced);
         }
         self.last_looks[index] = None;
+        self.last_logs[index] = None;
     }
 
     /// Starts machine `index`, which is off.

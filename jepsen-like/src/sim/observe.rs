@@ -2,11 +2,11 @@
 
 use futures_util::FutureExt;
 use hexkv_server::core::Core;
-use hexkv_store::{codec, raft_types::Vote};
+use hexkv_store::{codec, log::LogStore, raft_types::Vote};
 use openraft::{RaftLogReader, ServerState, async_runtime::WatchReceiver, storage::RaftLogStorage};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::invariants::{Ballot, FailedLog, Observation, Position, SeenEntry, SeenVote};
+use super::invariants::{Ballot, EndedLog, Observation, Position, SeenEntry, SeenVote};
 
 fn seen_vote(vote: Vote) -> SeenVote {
     let ballot = Ballot { term: vote.leader_id.term, node: vote.leader_id.node_id };
@@ -49,11 +49,11 @@ pub fn look(core: &Core, life: u64) -> Option<Observation> {
     })
 }
 
-/// What is left to see of `core`'s log when [`look`] sees nothing, because it failed.
-pub fn look_at_failed_log(core: &Core) -> FailedLog {
-    let (entries_from, ids) = core.log.recent();
+/// What is left to see of a log when [`look`] sees nothing, because it failed or its core ends.
+pub fn look_at_ended_log(log: &LogStore) -> EndedLog {
+    let (entries_from, ids) = log.recent();
     let entries = ids.into_iter().map(Position::from).collect();
-    FailedLog { durable: *core.log.durable().borrow(), entries_from, entries }
+    EndedLog { durable: *log.durable().borrow(), entries_from, entries }
 }
 
 /// Reads the entries of `core`'s log from `from` on into `seen`. False when they cannot be read.

@@ -113,10 +113,8 @@ impl Deadlines {
 
     /// How long lease `id` lives from `now`.
     pub(super) fn remaining(&self, id: u64, now: Instant) -> Option<Duration> {
-        self.timers.get(&id).map(|timer| match timer.ending {
-            true => Duration::ZERO,
-            false => timer.deadline.saturating_duration_since(now),
-        })
+        let left = |timer: &Timer| timer.deadline.saturating_duration_since(now);
+        self.timers.get(&id).map(|timer| if timer.ending { Duration::ZERO } else { left(timer) })
     }
 
     fn looked(&mut self) {

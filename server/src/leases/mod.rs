@@ -43,6 +43,7 @@ use crate::{
     node::{Node, Position},
     proposals::{ChangeContext, Changed},
     reads::wait_applied,
+    service::unavailable,
 };
 
 /// How often it is looked whether this node leads, apart from changes that wake it.
@@ -218,13 +219,6 @@ pub async fn leases_here(core: &Core, after: u64, limit: u32, timeout: Duration)
     let left = timeout.saturating_sub(began.elapsed());
     wait_applied(&mut core.state.applied_watch(), index, left).await.map_err(unavailable)?;
     Ok(core.state.leases(after, limit as usize))
-}
-
-fn unavailable(e: Error) -> PeerError {
-    match e.code {
-        Code::Overloaded => PeerError::Overloaded,
-        _ => PeerError::Unavailable(e.detail),
-    }
 }
 
 impl Node {

@@ -126,10 +126,10 @@ pub struct Observation {
     pub state_hash: u128,
 }
 
-/// A log that failed, as its node had it then: between the last look and the failure, entries may have been appended
-/// and truncated, and a truncation that was under way may have reached the disk.
+/// A log that failed or was closed, as its node had it then: between the last look and that end, entries may have been
+/// appended and truncated, and a truncation that was under way may have reached the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FailedLog {
+pub struct EndedLog {
     /// Entries with lower indices are durable, and no truncation that reaches them was under way.
     pub durable: u64,
     /// Entries with lower indices did not change.
@@ -198,8 +198,8 @@ impl Ledger {
         result
     }
 
-    /// Takes in the last of a log that has failed, since what was seen of it before.
-    pub fn log_failed(&mut self, node: NodeId, life: u64, log: &FailedLog) {
+    /// Takes in the last of a log that has failed or was closed.
+    pub fn log_ended(&mut self, node: NodeId, life: u64, log: &EndedLog) {
         let Some(known) = self.nodes.get_mut(&node).filter(|k| k.last_seen.life == life) else { return };
         known.last_seen.durable = log.durable;
         known.log.split_off(&log.entries_from);

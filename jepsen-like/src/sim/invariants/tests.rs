@@ -117,7 +117,7 @@ fn log_contiguous() {
 }
 
 #[test]
-fn a_truncation_under_way_when_the_log_failed_may_have_reached_the_disk() {
+fn a_truncation_under_way_when_the_log_ended_may_have_reached_the_disk() {
     let before = Observation { committed: None, applied: None, state_applied: None, ..follower(2, 1, 3) };
     let restarted = |last: u64| Observation {
         life: 99,
@@ -126,19 +126,19 @@ fn a_truncation_under_way_when_the_log_failed_may_have_reached_the_disk() {
         entries: (0..=last).map(|i| entry(1, i)).collect(),
         ..before.clone()
     };
-    let after_failure = |failed: &FailedLog, restarted: &Observation| {
+    let after_failure = |failed: &EndedLog, restarted: &Observation| {
         let mut ledger = Ledger::default();
         ledger.observe(&before).expect("in order");
-        ledger.log_failed(before.node, before.life, failed);
+        ledger.log_ended(before.node, before.life, failed);
         ledger.observe(restarted).err().map(|violation| violation.invariant)
     };
-    let truncating = FailedLog { durable: 3, entries_from: 3, entries: vec![at(2, 3)] };
+    let truncating = EndedLog { durable: 3, entries_from: 3, entries: vec![at(2, 3)] };
     assert_eq!(after_failure(&truncating, &restarted(2)), None, "entry 3 of term 1 was being replaced");
     assert_eq!(after_failure(&truncating, &restarted(3)), None, "the truncation did not reach the disk");
     assert_eq!(after_failure(&truncating, &restarted(1)), Some("durable-survives"), "entry 2 was not touched");
-    let replaced = FailedLog { durable: 4, ..truncating.clone() };
+    let replaced = EndedLog { durable: 4, ..truncating.clone() };
     assert_eq!(after_failure(&replaced, &restarted(3)), Some("durable-survives"), "entry 3 of term 2 was durable");
-    let untouched = FailedLog { durable: 4, entries_from: 0, entries: (0..=3).map(|i| at(1, i)).collect() };
+    let untouched = EndedLog { durable: 4, entries_from: 0, entries: (0..=3).map(|i| at(1, i)).collect() };
     assert_eq!(after_failure(&untouched, &restarted(2)), Some("durable-survives"));
     assert_eq!(broken(&[before.clone(), restarted(2)]), Some("durable-survives"));
 }
@@ -204,8 +204,9 @@ fn commit_and_applied_monotonic() {
     assert_eq!(broken(&[follower(2, 1, 5), committed_less]), Some("commit-monotonic"));
     let applied_less = Observation { applied: Some(at(1, 3)), ..follower(2, 1, 5) };
     assert_eq!(broken(&[follower(2, 1, 5), applied_less]), Some("applied-monotonic"));
-    let state_less = Observation { state_applied: Some(at(1, 3)), state_hash: 3 << 8, ..follower(2, 1, 5) };
-    assert_eq!(broken(&[follower(2, 1, 5), state_less]), Some("applied-monotonic"));
+    let raft_behind = Observation { applied: Some(at(1, 3)), ..follower(2, 1, 5) };
+    let state_less = Observation { state_applied: Some(at(1, 3)), state_hash: 3 << 8, ..raft_behind.clone() };
+    assert_eq!(broken(&[raft_behind, state_less]), Some("applied-monotonic"));
 }
 
 #[test]

@@ -57,6 +57,8 @@ fn another_format_version_is_refused_as_such() {
     assert_eq!(check_header(&header), Ok(()));
     header[8] += 1;
     let newer = SNAPSHOT_FORMAT_VERSION + 1;
+    let crc = crc32fast::hash(&header[..HEADER_BYTES - 4]);
+    header[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
     assert_eq!(check_header(&header), Err(HeaderFault::Version(newer)));
     let dir = tempfile::tempdir().unwrap();
     let file = write_small(&real(), dir.path(), 9).unwrap();

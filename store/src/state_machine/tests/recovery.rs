@@ -33,7 +33,7 @@ fn commands(count: u64) -> Vec<Command> {
         .map(|index| match index % 50 {
             49 => Command::SetReplicationFactor(1 + (index % 7) as u32),
             3 => grant(index),
-            10 => put_attached("leased", "v", index - 7),
+            10 => put_attached(&format!("leased{index}"), "v", index - 7),
             11 => put_attached(&format!("key{}", rng.random_range(0..80)), "v", index - 8),
             30 if index % 100 == 30 => end_lease(index - 27),
             25 if index > 100 => Command::Compact(index / 4),
