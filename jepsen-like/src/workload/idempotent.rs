@@ -22,6 +22,9 @@ const OPERATIONS_PER_KEY: u64 = 300;
 /// Changes that a session remembers to send again although it knows what came of them.
 const DONE_MAX: usize = 20;
 
+/// Size of a value, in bytes: large enough for snapshots to be taken in a run of some seconds.
+const VALUE_BYTES: usize = 2048;
+
 /// Send, and send again.
 pub(super) struct Idempotent;
 
@@ -139,11 +142,12 @@ impl Session for Sender {
 /// One attempt at one change.
 async fn send(client: &Client, key: &str, asked: &Value) -> Outcome {
     let id = asked["id"].as_str().expect("made by this workload");
+    let content = json!(format!("{:0>VALUE_BYTES$}", asked["value"].to_string()));
     let done = if asked["by"] == "put" {
         let options = PutOptions { idempotency_key: Some(id.to_owned()), ..PutOptions::default() };
-        client.put(key, asked["value"].to_string(), &options).await.map(|answer| (answer.version, answer.revision))
+        client.put(key, content.to_string(), &options).await.map(|answer| (answer.version, answer.revision))
     } else {
-        let txn = TxnRequest { success: vec![put(key, &asked["value"])], ..TxnRequest::default() };
+        let txn = TxnRequest { success: vec![put(key, &content)], ..TxnRequest::default() };
         client.txn_once(&txn, id).await.and_then(|answer| match &answer.results[..] {
             [TxnResult::Put(put)] => Ok((put.version, answer.revision)),
             other => Err(Error::Unexpected(format!("a transaction of one put was answered with {other:?}"))),

@@ -24,6 +24,8 @@ const LEASES: usize = 4;
 const TTLS_MS: [u64; 3] = [1_000, 1_500, 2_500];
 /// Most keys of a lease.
 const ITEMS_MAX: u64 = 3;
+/// Size of a key's value, in bytes: large enough for snapshots to be taken in a run of some seconds.
+const ITEM_BYTES: usize = 8192;
 /// Most keepalives of a lease.
 const KEEPALIVES_MAX: u32 = 6;
 /// A lease is kept alive so often in its time to live.
@@ -210,7 +212,7 @@ async fn grant(client: &Client, asked: &Value) -> Outcome {
         None => client.grant_lease(ttl).await.map(|answer| (Some(answer.id), None)),
         Some(item) => {
             let options = PutOptions { lease: Some(PutLease::Ttl(ttl)), ..PutOptions::default() };
-            client.put(item, "", &options).await.map(|answer| (answer.lease, Some(answer.revision)))
+            client.put(item, "x".repeat(ITEM_BYTES), &options).await.map(|answer| (answer.lease, Some(answer.revision)))
         }
     };
     match granted {
@@ -223,7 +225,7 @@ async fn grant(client: &Client, asked: &Value) -> Outcome {
 async fn attach(client: &Client, asked: &Value) -> Outcome {
     let item = asked["item"].as_str().expect("made by this workload");
     let options = PutOptions { lease: Some(PutLease::Id(id(asked))), ..PutOptions::default() };
-    match client.put(item, "", &options).await {
+    match client.put(item, "x".repeat(ITEM_BYTES), &options).await {
         Ok(answer) => Outcome::changed(asked, answer.revision),
         Err(error) => Outcome::of_change(&error),
     }
