@@ -34,7 +34,7 @@ impl Node {
     pub async fn form(self: &Arc<Self>) -> Result<(), Error> {
         let mut data = self.data.lock().await;
         let identity = data.identity().clone();
-        let (rebuild, join) = match identity.pending_join {
+        let (rebuild, join) = match identity.pending_join.clone() {
             Some(intent) if identity.cluster_id == Some(intent.cluster_id) => (true, None),
             other => (false, other),
         };
