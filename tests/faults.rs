@@ -108,6 +108,20 @@ fn transactions_stay_serializable_through_kills_and_pauses() {
 }
 
 #[test]
+fn watches_and_locks_leases_and_retries_keep_their_word_through_faults() {
+    let home = tempfile::tempdir().unwrap();
+    for (fault, workload, f, least) in [
+        ("kill", "watch", "watch", 30),
+        ("pause", "lock", "acquire", 5),
+        ("kill", "lease", "grant", 10),
+        ("partition", "idempotent", "once", 100),
+    ] {
+        let (run, _) = passes(fault, workload, &home.path().join(workload));
+        assert!(run["operations"][f]["ok"].as_u64().unwrap() > least, "{workload}: {}", run["operations"]);
+    }
+}
+
+#[test]
 fn a_run_whose_fault_had_no_effect_fails_as_vacuous() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("run").display().to_string();

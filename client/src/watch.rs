@@ -15,7 +15,7 @@ use crate::encoding::Query;
 use crate::kv::KeyRange;
 use crate::{Client, Error};
 
-/// How often a node is asked to show progress.
+/// How often a node is asked to show progress, unless the caller says so.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// A stream that is silent for so long is taken for dead.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
@@ -42,6 +42,8 @@ pub struct WatchOptions {
     pub from_revision: Option<u64>,
     /// Tell with each change the record that was there before, too.
     pub prev: bool,
+    /// How often to tell progress when nothing changes: 100 ms at least, 5 s unless given.
+    pub progress: Option<Duration>,
 }
 
 /// One key that a revision changed.
@@ -74,6 +76,7 @@ pub struct Watcher {
     client: Client,
     watched: Watched,
     prev: bool,
+    progress: Duration,
     /// Everything up to it was told; None before it is known.
     position: Option<u64>,
     stream: Option<Stream>,
@@ -84,7 +87,8 @@ impl Client {
     /// [`Watch::Progress`] is then the first that it tells.
     pub fn watch(&self, watched: Watched, options: &WatchOptions) -> Watcher {
         let position = options.from_revision.map(|from| from.saturating_sub(1));
-        Watcher { client: self.clone(), watched, prev: options.prev, position, stream: None }
+        let progress = options.progress.unwrap_or(PROGRESS_INTERVAL);
+        Watcher { client: self.clone(), watched, prev: options.prev, progress, position, stream: None }
     }
 }
 
@@ -154,7 +158,7 @@ impl Watcher {
         if self.prev {
             query.add("prev", "true");
         }
-        query.add("progress", &format!("{}ms", PROGRESS_INTERVAL.as_millis()));
+        query.add("progress", &format!("{}ms", self.progress.as_millis()));
         let mut call = Call::read(query.append_to("/api/watch"));
         if let Some(position) = self.position {
             call.header(HeaderName::from_static("last-event-id"), &position.to_string())?;

@@ -41,7 +41,12 @@ pub struct ReadIndex {
 impl ReadIndex {
     /// Starts the task that runs the rounds, until `cancel`.
     pub fn start(round: Round, cancel: CancellationToken, tasks: &TaskTracker) -> Self {
-        let this = Self { waiters: Arc::default(), arrived: Arc::default(), fresh_at: Mutex::default(), borrowed: AtomicU64::new(0) };
+        let this = Self {
+            waiters: Arc::default(),
+            arrived: Arc::default(),
+            fresh_at: Mutex::default(),
+            borrowed: AtomicU64::new(0),
+        };
         let (waiters, arrived) = (this.waiters.clone(), this.arrived.clone());
         tasks.spawn(async move {
             loop {

@@ -49,7 +49,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
         (None, Some(prefix)) => Watched::Range(KeyRange::Prefix(prefix)),
         (None, None) => Watched::Range(KeyRange::Between { start: arguments.start, end: arguments.end }),
     };
-    let options = WatchOptions { from_revision: arguments.from_revision, prev: arguments.prev };
+    let options = WatchOptions { from_revision: arguments.from_revision, prev: arguments.prev, progress: None };
     let mut watcher = global.client(TIMEOUT)?.watch(watched, &options);
     loop {
         match watcher.next().await {

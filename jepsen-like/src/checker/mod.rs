@@ -10,7 +10,10 @@ use crate::history::{Event, pair};
 
 pub mod append;
 pub mod bank;
+pub mod exactly_once;
+pub mod lease;
 pub mod linearizability;
+pub mod lock;
 pub mod read_modes;
 mod register;
 pub mod revision;
@@ -21,6 +24,7 @@ pub mod set;
 mod simulated;
 pub mod state_hash;
 mod tally;
+pub mod watch;
 
 use tally::Tally;
 
@@ -81,6 +85,10 @@ pub fn all() -> &'static [&'static dyn Checker] {
         &bank::Bank,
         &append::Append,
         &read_modes::ReadModes,
+        &watch::Watch,
+        &lock::Lock,
+        &lease::Lease,
+        &exactly_once::ExactlyOnce,
         &state_hash::StateHash,
     ]
 }

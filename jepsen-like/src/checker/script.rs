@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use super::{Checker, Verdict};
-use crate::history::{Event, Kind, Mode, Process};
+use crate::history::{Event, Kind, Mode, Nemesis, Process};
 
 /// A history in the making. Each event is 10 ns after the one before.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
     pub(crate) events: Vec<Event>,
+    /// What [`Script::wait_ms`] added, in nanoseconds.
+    waited_ns: u64,
     open: HashMap<u64, (String, Option<String>, Option<Mode>)>,
 }
 
@@ -23,7 +25,7 @@ impl Script {
         let index = self.events.len() as u64;
         self.events.push(Event {
             index,
-            time_ns: index * 10,
+            time_ns: self.waited_ns + index * 10,
             process: Process::Client(process),
             kind,
             f: f.into(),
@@ -46,6 +48,19 @@ impl Script {
         let (f, key, mode) = self.open.remove(&process).expect("the process has an operation open");
         self.push(process, kind, &f, key, value);
         self.last().mode = mode;
+        self
+    }
+
+    /// All that follows is so much later.
+    pub(crate) fn wait_ms(&mut self, ms: u64) -> &mut Self {
+        self.waited_ns += ms * 1_000_000;
+        self
+    }
+
+    /// Something that the nemesis says.
+    pub(crate) fn nemesis(&mut self, f: &str, value: Value) -> &mut Self {
+        self.push(0, Kind::Info, f, None, value);
+        self.last().process = Process::Nemesis(Nemesis::Nemesis);
         self
     }
 

@@ -36,6 +36,10 @@ const CELLS: &[(&str, &str, usize)] = &[
     ("bank", "pause,reset", 3),
     ("append", "partition,cut", 5),
     ("append", "kill,pause", 3),
+    ("watch", "kill,partition", 5),
+    ("lock", "pause,partition", 3),
+    ("lease", "kill,pause", 3),
+    ("idempotent", "kill,pause", 3),
 ];
 
 /// The cells of the long suite: each workload under these, with five nodes, and once each with three and seven.

@@ -20,6 +20,8 @@ pub mod view;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+#[cfg(feature = "mutants")]
+use hexkv_store::mutants::VARIABLE;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
@@ -93,6 +95,9 @@ impl Cluster {
             env.push(("CLUSTER_SIZE".to_owned(), size.to_string()));
             env.push(("REPLICATION_FACTOR".to_owned(), size.min(VOTERS_MAX).to_string()));
             env.push(("CLUSTER_NODES".to_owned(), addresses.all_nodes()));
+            // Nodes that are broken on purpose: of the suite's own environment they are given nothing else.
+            #[cfg(feature = "mutants")]
+            env.extend(std::env::var(VARIABLE).ok().map(|mutant| (VARIABLE.to_owned(), mutant)));
             nodes.push(Node::new(server, dir, &addresses, position, env)?);
         }
         let gates = (0..size).map(|position| {

@@ -14,10 +14,20 @@
 //! | bank | `transfer` | | `{"from","to","amount"}` | the same |
 //! | bank | `read` | | null | object account -> balance |
 //! | append | `txn` | | `[["r", key, null], ["append", key, number], ...]` | the same, reads filled with arrays |
+//! | watch | `change` | | `[["put", key, number], ["delete", key], ...]` | the same, deletes with whether there was something |
+//! | watch | `watch` | watcher | `{"prefix","after","opens"}` | `{"told":[{"revision","changes"}, {"progress"}, ...]}` |
+//! | lock | `acquire` | lock | `{"ttl","wait"}` | `{"fencing","ttl_ms"}` |
+//! | lock | `renew`, `release`, `use` | lock | `{"fencing"}` | `{"held"}`, the same, `{"accepted"}` |
+//! | lease | `grant` | lease | `{"ttl_ms","item"}` | `{"lease"}` |
+//! | lease | `attach`, `keepalive`, `revoke` | lease | `{"lease","item"}` | the same, `{"alive"}`, the same |
+//! | lease | `look` | lease | `{"items"}` | `{"present"}`, at one revision |
+//! | lease | `ends` | | null | `{"deleted"}`: key -> revision |
+//! | idempotent | `once` | key | `{"id","by","value"}` | `{"version"}` |
+//! | idempotent | `version` | key | null | number, 0 = missing |
 //! | all | `hash` | | null | `{"applied_index","revision","hash"}` of `node`, after healing |
 //!
 //! Events of the nemesis (what was broken and healed) have the process `nemesis`, the fault as `f`, and are always
-//! `info`.
+//! `info`; so do those that tell who leads, with [`LEADER`] as `f`.
 
 //!
 //! | file | holds |
@@ -53,6 +63,9 @@ pub const HISTORY_VERSION: u64 = 1;
 
 /// Name of the file in a run's directory.
 pub const HISTORY_FILE: &str = "history.jsonl";
+
+/// `f` of the event by which the nemesis tells that a node leads in a new term.
+pub const LEADER: &str = "leader";
 
 /// The first line of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use serde_json::Value;
 
 use super::text;
-use crate::history::{Event, Process};
+use crate::history::{Event, LEADER, Process};
 
 /// Most faults in the table and in the charts; the rest are counted.
 pub(super) const FAULTS_SHOWN_MAX: usize = 400;
@@ -91,7 +91,7 @@ fn effect(field: &Value) -> Vec<String> {
 /// The faults of a history, in the order in which they began.
 pub(super) fn faults(history: &[Event]) -> Vec<Fault> {
     let mut found: Vec<Fault> = Vec::new();
-    for event in history.iter().filter(|event| matches!(event.process, Process::Nemesis(_))) {
+    for event in history.iter().filter(|event| matches!(event.process, Process::Nemesis(_)) && event.f != LEADER) {
         let phase = event.value.get("phase").and_then(Value::as_str);
         let id = event.value.get("id");
         let begins = matches!(phase, None | Some("begin" | "start"));

@@ -1,14 +1,17 @@
-//! Who led when, as the nodes say.
+//! Who led when, as the nodes say. It is in the history, too, for checkers of what lasts longer under a new leader.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use hexkv_client::Client;
+use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
+use crate::history::{Entry, LEADER, Recorder};
 use crate::report::LeaderChange;
 
 /// Between two looks.
@@ -26,11 +29,11 @@ pub(super) struct Leaders {
 
 impl Leaders {
     /// Looks from now on; `began` is the history's time 0.
-    pub fn watch(cluster: &Cluster, began: Instant) -> Self {
+    pub fn watch(cluster: &Cluster, began: Instant, recorder: Arc<Recorder>) -> Self {
         let names = cluster.nodes.iter().map(|node| (node.full_name.clone(), node.name.clone())).collect();
         let clients = cluster.nodes.iter().map(|node| node.direct.clone()).collect();
         let stop = CancellationToken::new();
-        Self { task: tokio::spawn(look(names, clients, began, stop.clone())), stop }
+        Self { task: tokio::spawn(look(names, clients, began, recorder, stop.clone())), stop }
     }
 
     /// Every leader seen, in the order of time.
@@ -44,6 +47,7 @@ async fn look(
     names: Vec<(String, String)>,
     clients: Vec<Client>,
     began: Instant,
+    recorder: Arc<Recorder>,
     stop: CancellationToken,
 ) -> Vec<LeaderChange> {
     let mut changes: Vec<LeaderChange> = Vec::new();
@@ -56,6 +60,11 @@ async fn look(
             && let Some((_, name)) = names.iter().find(|(full, _)| Some(full) == status.leader.as_ref())
         {
             let time_ns = u64::try_from(began.elapsed().as_nanos()).expect("a run is shorter than 500 years");
+            let entry = Entry::nemesis(LEADER).value(json!({"term": status.term})).node(name);
+            if let Err(error) = recorder.record(entry) {
+                // The clients find the same, and end the run.
+                tracing::warn!(%error, "a leader change is not in the history");
+            }
             changes.push(LeaderChange { time_ns, node: name.clone(), term: status.term });
         }
         stop.run_until_cancelled(tokio::time::sleep(LOOK_INTERVAL)).await;

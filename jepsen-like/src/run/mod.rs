@@ -138,7 +138,7 @@ pub async fn execute(plan: Plan, stop: CancellationToken) -> Result<Outcome, Run
     let (started, began) = (SystemTime::now(), Instant::now());
     let mut cluster = Cluster::new(&plan.server, dir.path(), plan.nodes).await?;
     stop.run_until_cancelled(cluster.form()).await.ok_or(RunError::Interrupted)??;
-    let leaders = Leaders::watch(&cluster, began);
+    let leaders = Leaders::watch(&cluster, began, recorder.clone());
     let mut crew = Crew::new(
         CrewPlan {
             workload: plan.workload,

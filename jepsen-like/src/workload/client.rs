@@ -46,8 +46,10 @@ pub struct Crew {
 /// One client.
 struct Worker {
     session: Box<dyn Session>,
-    client: Client,
-    node: String,
+    /// Name and client of each node.
+    nodes: Arc<Vec<(String, Client)>>,
+    /// Position of the node that it talks to unless an operation says otherwise.
+    own: usize,
     process: u64,
     processes: Arc<AtomicU64>,
     recorder: Arc<Recorder>,
@@ -56,7 +58,7 @@ struct Worker {
 impl Crew {
     /// Clients that do not work yet.
     pub fn new(plan: CrewPlan, recorder: Arc<Recorder>) -> Self {
-        let shared = Shared { sessions: plan.clients, begun: Arc::default() };
+        let shared = Shared::new(plan.clients, plan.nodes.len());
         let processes = Arc::new(AtomicU64::new(plan.clients));
         Self { plan, shared, recorder, processes, stop: CancellationToken::new(), tasks: JoinSet::new() }
     }
@@ -68,11 +70,10 @@ impl Crew {
 
     fn worker(&self, index: u64, process: u64) -> Worker {
         let nodes = u64::try_from(self.plan.nodes.len()).expect("there are few nodes");
-        let (node, http) = &self.plan.nodes[usize::try_from(index % nodes).expect("less than the number of nodes")];
         Worker {
             session: self.plan.workload.session(index, &self.shared),
-            client: once(http),
-            node: node.clone(),
+            nodes: Arc::new(self.plan.nodes.iter().map(|(name, http)| (name.clone(), once(http))).collect()),
+            own: usize::try_from(index % nodes).expect("less than the number of nodes"),
             process,
             processes: self.processes.clone(),
             recorder: self.recorder.clone(),
@@ -171,7 +172,9 @@ impl Worker {
 
     /// One operation, on paper before it is sent and when its outcome is known.
     async fn one(&mut self, operation: &Operation) -> Result<Outcome, RecordError> {
-        let mut entry = Entry::invoke(self.process, operation.f).value(operation.value.clone()).node(&self.node);
+        let nodes = self.nodes.clone();
+        let (node, client) = &nodes[operation.via.unwrap_or(self.own)];
+        let mut entry = Entry::invoke(self.process, operation.f).value(operation.value.clone()).node(node);
         if let Some(key) = &operation.key {
             entry = entry.key(key);
         }
@@ -179,7 +182,7 @@ impl Worker {
             entry = entry.mode(mode);
         }
         self.recorder.record(entry.clone())?;
-        let outcome = self.session.perform(&self.client, operation).await;
+        let outcome = self.session.perform(client, operation).await;
         self.recorder.record(match &outcome {
             Outcome::Ok { value, revision } => {
                 let done = entry.completed(Kind::Ok).value(value.clone());

@@ -6,17 +6,23 @@
 mod append;
 mod bank;
 mod client;
+mod idempotent;
+mod lease;
+mod lock;
 mod optimistic;
 mod outcome;
 mod register;
 mod set;
+mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use hexkv_client::Client;
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use serde_json::Value;
 
@@ -42,17 +48,19 @@ pub struct Operation {
     pub value: Value,
     /// How a read is asked for.
     pub mode: Option<Mode>,
+    /// Position of the node that is asked; the client's own unless given.
+    pub via: Option<usize>,
 }
 
 impl Operation {
     /// An operation on one key.
     pub fn on(key: &str, f: &'static str, value: Value) -> Self {
-        Self { f, key: Some(key.to_owned()), value, mode: None }
+        Self { f, key: Some(key.to_owned()), value, mode: None, via: None }
     }
 
     /// An operation on everything.
     pub fn whole(f: &'static str, value: Value) -> Self {
-        Self { f, key: None, value, mode: None }
+        Self { f, key: None, value, mode: None, via: None }
     }
 }
 
@@ -61,8 +69,21 @@ impl Operation {
 pub struct Shared {
     /// Number of sessions.
     pub sessions: u64,
+    /// Number of nodes.
+    pub nodes: usize,
     /// Operations begun so far, by all; what a session makes of it is its own affair.
     pub begun: Arc<AtomicU64>,
+    /// What is to be done once more after everything has healed, by names that the sessions choose.
+    pub unsettled: Arc<Mutex<BTreeMap<String, Operation>>>,
+    /// The resource that locks protect: the largest fencing token that it has seen, by lock.
+    pub largest_tokens: Arc<Mutex<BTreeMap<String, u64>>>,
+}
+
+impl Shared {
+    /// Nothing has begun.
+    pub fn new(sessions: u64, nodes: usize) -> Self {
+        Self { sessions, nodes, begun: Arc::default(), unsettled: Arc::default(), largest_tokens: Arc::default() }
+    }
 }
 
 /// One client's side of a workload.
@@ -98,8 +119,17 @@ pub trait Workload: Sync {
 }
 
 /// All workloads.
-pub static ALL: &[&dyn Workload] =
-    &[&register::Register, &register::ReadModes, &set::Set, &bank::Bank, &append::Append];
+pub static ALL: &[&dyn Workload] = &[
+    &register::Register,
+    &register::ReadModes,
+    &set::Set,
+    &bank::Bank,
+    &append::Append,
+    &watch::Watching,
+    &lock::Locks,
+    &lease::Leases,
+    &idempotent::Idempotent,
+];
 
 #[cfg(test)]
 mod tests {

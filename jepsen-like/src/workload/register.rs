@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn no_value_is_written_twice_and_the_seed_decides() {
         let run = || {
-            let shared = Shared { sessions: 3, begun: Default::default() };
+            let shared = Shared::new(3, 3);
             let mut sessions: Vec<_> = (0..3).map(|index| session(index, &shared)).collect();
             let mut rng = StdRng::seed_from_u64(7);
             let mut all = Vec::new();
