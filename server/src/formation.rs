@@ -6,7 +6,8 @@ use std::{sync::Arc, time::Duration};
 use hexkv_raft_net::rpc::{PeerRequest, PeerResponse};
 use hexkv_store::{
     command::Command,
-    identity::{DataDir, JoinIntent, fresh_node_id},
+    identity::{DataDir, Identity, JoinIntent, fresh_node_id},
+    member::Member,
 };
 use openraft::errors::{InitializeError, RaftError};
 
@@ -33,7 +34,7 @@ impl Node {
     pub async fn form(self: &Arc<Self>) -> Result<(), Error> {
         let mut data = self.data.lock().await;
         let identity = data.identity().clone();
-        let (rebuild, join) = match identity.pending_join {
+        let (rebuild, join) = match identity.pending_join.clone() {
             Some(intent) if identity.cluster_id == Some(intent.cluster_id) => (true, None),
             other => (false, other),
         };
@@ -43,7 +44,9 @@ impl Node {
             self.spawn_formation(|node| async move { node.resume_join(intent).await });
             return Ok(());
         }
-        if let Some(peers) = data.load_peers()?
+        let peers = data.load_peers()?;
+        let alone = left_alone(&identity, peers.as_deref());
+        if let Some(peers) = peers
             && identity.cluster_id.is_some()
         {
             for member in peers.iter().filter(|m| m.node_id != identity.node_id) {
@@ -68,7 +71,7 @@ impl Node {
         if identity.cluster_id.is_some() {
             return Ok(());
         }
-        if initialized || self.config.cluster_size <= 1 {
+        if initialized || alone || self.config.cluster_size <= 1 {
             return self.bootstrap(&mut data).await;
         }
         drop(data);
@@ -207,5 +210,24 @@ impl Node {
                 () = stopping.cancelled() => {}
             }
         });
+    }
+}
+
+/// Whether this life was begun by leaving a cluster, and stopped before it had one of its own: it is not to look for
+/// others, of whom the first may be the cluster that it left.
+fn left_alone(identity: &Identity, peers: Option<&[Member]>) -> bool {
+    identity.cluster_id.is_none() && peers.is_some_and(<[Member]>::is_empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leave_that_was_interrupted_is_finished_and_a_first_start_looks_for_others() {
+        let first = Identity { node_id: 1, incarnation: 1, cluster_id: None, name: "n@h".into(), pending_join: None };
+        assert!(!left_alone(&first, None), "started for the first time");
+        assert!(left_alone(&first, Some(&[])), "left, and has no cluster yet");
+        assert!(!left_alone(&Identity { cluster_id: Some(5), ..first }, Some(&[])), "left, and has one");
     }
 }

@@ -271,6 +271,11 @@ impl Nemesis {
         node: usize,
         rng: &mut StdRng,
     ) -> Value {
+        // A cluster that lost a disk for good may not shrink before it is whole again: a node that starts without a disk
+        // might find the cluster of one of a node that just left, and join that.
+        if self.wiped.is_some() {
+            return Value::Null;
+        }
         if rng.random_bool(0.5) {
             let factor = rng.random_range(1..=cluster.hosts.len() as u32);
             return self.administer(cluster, workload, node, Admin::ReplicationFactor(factor));

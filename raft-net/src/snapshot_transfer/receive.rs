@@ -29,6 +29,8 @@ pub(crate) struct Incoming {
 #[derive(Default)]
 struct State {
     last_token: u64,
+    /// The snapshot of the last offer, where all that there is of it was written by this process.
+    all_ours: Option<String>,
     transfer: Option<Transfer>,
 }
 
@@ -61,7 +63,11 @@ impl Incoming {
         let (fs, dir) = service.snapshot_dir();
         let driver = service.driver();
         blocking(driver, move || {
-            let receiver = SnapshotReceiver::open(&fs, &dir, &offer.id, offer.total_bytes).map_err(failed)?;
+            let mut receiver = SnapshotReceiver::open(&fs, &dir, &offer.id, offer.total_bytes).map_err(failed)?;
+            if state.all_ours.as_ref() == Some(&offer.id) {
+                receiver.trust_what_was_there();
+            }
+            state.all_ours = (!receiver.is_resumed()).then(|| offer.id.clone());
             let offset = receiver.offset();
             state.last_token += 1;
             let token = state.last_token;

@@ -217,7 +217,7 @@ impl DataDir {
         Ok(())
     }
 
-    /// The member list that was last stored in this life.
+    /// The member list that was last stored in this life; None in a first life that stored none.
     pub fn load_peers(&self) -> Result<Option<Vec<Member>>, StoreError> {
         PEERS.read(&self.fs, &self.path)
     }
@@ -244,10 +244,9 @@ impl DataDir {
         }
         IDENTITY.write(&self.fs, &aside, &Stored { identity: self.identity.clone(), change: None })?;
         self.fs.sync_dir(&self.path).map_err(at)?;
-        // Before the identity: a member that holds no data learns of its place from nobody else.
-        if !change.peers.is_empty() {
-            self.store_peers(&change.peers)?;
-        }
+        // Before the identity: a member that holds no data learns of its place from nobody else. An empty list, too: a life
+        // that knows nobody is to be alone, unlike the first one, which has no list.
+        self.store_peers(&change.peers)?;
         let next = Stored { identity: change.next, change: None };
         IDENTITY.write(&self.fs, &self.path, &next)?;
         self.identity = next.identity;

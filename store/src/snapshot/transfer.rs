@@ -99,6 +99,16 @@ impl SnapshotReceiver {
         Ok(Self { fs: fs.clone(), file, path, id: id.to_string(), offset, total_bytes, resumed })
     }
 
+    /// Whether [`Self::finish`] verifies the content, because some of it was there before.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// What was there before was written by this process, since whose start no power cut can have damaged it.
+    pub fn trust_what_was_there(&mut self) {
+        self.resumed = false;
+    }
+
     /// Bytes received so far: where the sender goes on.
     pub fn offset(&self) -> u64 {
         self.offset
