@@ -173,12 +173,14 @@ fn changes_beyond_the_limit_are_answered_429_at_once_and_nothing_is_changed() {
     for index in &others {
         cluster.node(*index).signal(Signal::STOP);
     }
-    // It stays in flight, because nobody else takes it.
-    let mut pending = connect(&http);
-    pending
-        .write_all(b"PUT /api/kv/pending?timeout=20s HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\np")
-        .expect("sent");
+    let mut pending = Vec::new();
     let refused = eventually("the second change is refused", || {
+        // It stays in flight, because nobody else takes it; unless another change was there before it.
+        let mut first = connect(&http);
+        first
+            .write_all(b"PUT /api/kv/pending?timeout=20s HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\np")
+            .expect("sent");
+        pending.push(first);
         let answer = request(&http, &put("/api/kv/refused?timeout=100ms", "r"))?;
         if answer.status == 429 { Ok(answer) } else { Err(format!("{answer:?}")) }
     });

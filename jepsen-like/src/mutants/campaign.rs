@@ -64,7 +64,7 @@ pub fn run(arguments: &MutantsArguments) -> io::Result<bool> {
         sound.count()
     );
     let elsewhere: Vec<&str> = Mutant::ALL.iter().filter(|m| !m.in_simulation()).map(|m| m.name()).collect();
-    println!("not for the simulation, but for the log's own tests: {}", elsewhere.join(", "));
+    println!("not for the simulation, but for unit tests and runs of real processes: {}", elsewhere.join(", "));
     for (seed, failure) in &failed {
         println!("the sound build FAILED seed {seed}: {failure}");
     }

@@ -222,9 +222,9 @@ pub async fn leases_here(core: &Core, after: u64, limit: u32, timeout: Duration)
 }
 
 impl Node {
-    /// Grants a lease, through any node, and answers its id, and whether it was granted before. It lives for `ttl_ms` milliseconds from when the leader
-    /// applied it, at least. To grant one together with what is attached to it, put a [`TxnOp::GrantLease`] with an id of
-    /// [`lease::random_id`] before the puts of one transaction.
+    /// Grants a lease, through any node, and answers its id, and whether it was granted before. It lives for `ttl_ms`
+    /// milliseconds from when the leader applied it, at least. To grant one together with what is attached to it, put a
+    /// [`TxnOp::GrantLease`] with an id of [`lease::random_id`] before the puts of one transaction.
     ///
     /// # Errors
     /// As [`Node::propose_change`]; 429 when there are too many leases.

@@ -22,7 +22,7 @@ fn command(index: u64) -> Command {
         // Granted, used three entries later; every second one ends six entries later.
         2 => grant(index),
         5 => put_attached(&format!("key{}", index % 5), &format!("value {index}"), index - 3),
-        8 if index % 2 == 0 => Command::ExpireLeases { ids: vec![index - 6], term: 1 },
+        8 if index.is_multiple_of(2) => Command::ExpireLeases { ids: vec![index - 6], term: 1 },
         _ => put(&format!("key{}", index % 5), &format!("value {index}")),
     }
 }
