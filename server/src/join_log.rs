@@ -14,7 +14,7 @@ const ASKING_MAX: usize = MEMBERS_MAX;
 /// What is worth a line when it changes: where the node is, and which member it replaces.
 type Asked = (String, Option<NodeId>);
 
-/// Who asks to join and was told of. Invariant: at most [`ASKING_MAX`] names.
+/// Who asks to join and was told of. Invariant: at most `ASKING_MAX` names.
 #[derive(Debug, Default)]
 pub struct JoinLog {
     asking: Mutex<BTreeMap<String, Asked>>,
