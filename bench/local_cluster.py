@@ -1,8 +1,15 @@
 """A cluster of three in a temporary directory, for the benchmarks."""
-import json, os, subprocess, tempfile, time, urllib.error, urllib.request
+import json, os, socket, subprocess, tempfile, time, urllib.error, urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLIENT = os.path.join(ROOT, "target", "release", "client")
+
+
+def free_port():
+    """A port of 127.0.0.1 on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class Cluster:

@@ -2,9 +2,9 @@
 """Disk use of one node while a fixed set of keys is overwritten again and again, through the HTTP API.
 
 Each transaction puts 128 keys, which makes one revision. Prints a line of a Markdown table now and then."""
-import argparse, http.client, json, os, random, signal, socket, subprocess, tempfile, threading, time, urllib.request
+import argparse, http.client, json, os, random, signal, subprocess, tempfile, threading, time, urllib.request
 
-from local_cluster import ROOT
+from local_cluster import ROOT, free_port
 
 PUTS_A_TRANSACTION = 128
 
@@ -16,12 +16,6 @@ arguments.add_argument("--every", type=int, default=500_000, help="puts between 
 arguments.add_argument("--connections", type=int, default=4)
 arguments.add_argument("--server", default=os.path.join(ROOT, "target", "release", "server"))
 options = arguments.parse_args()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def bytes_in(path):

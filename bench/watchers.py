@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Memory and delay of many watches on one node that all see every change."""
-import argparse, asyncio, json, os, resource, signal, socket, statistics, subprocess, tempfile, time, urllib.request
+import argparse, asyncio, json, os, resource, signal, statistics, subprocess, tempfile, time, urllib.request
 
-from local_cluster import ROOT
+from local_cluster import ROOT, free_port
 
 arguments = argparse.ArgumentParser(description=__doc__)
 arguments.add_argument("--watchers", type=int, default=10_000)
@@ -10,12 +10,6 @@ arguments.add_argument("--changes", type=int, default=50)
 arguments.add_argument("--value-bytes", type=int, default=1024)
 arguments.add_argument("--server", default=os.path.join(ROOT, "target", "release", "server"))
 options = arguments.parse_args()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def resident_mib(pid):

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use hexkv_store::{
-    LogId, codec,
+    LogId,
+    clock::LogClock,
+    codec,
     engine::{Batch, Engine, SledEngine},
     record::Record,
     state_machine::HASH_CHECKPOINT_ENTRIES,
@@ -18,8 +20,8 @@ const KEY: &str = "silently";
 const RECORD_PREFIX: u8 = b'c';
 const RECORD_BYTES_MAX: usize = 1024 * 1024;
 
-/// Format version, applied entry, time, revision, compacted revision, state hash, and two checksums.
-type Progress = (u32, Option<LogId>, u64, u64, u64, u128, u32, u32);
+/// Format version, applied entry, wall time, clock, revision, compacted revision, state hash, and two checksums.
+type Progress = (u32, Option<LogId>, u64, LogClock, u64, u64, u128, u32, u32);
 
 /// What a record adds to the state hash.
 fn hash_of(key: &str, record: &Record) -> u128 {
@@ -41,7 +43,7 @@ fn falsify(data: &Path) {
     let progress_key = b"mprogress".to_vec();
     let sealed = engine.get(&progress_key).unwrap().expect("progress is there");
     let mut progress: Progress = codec::decode("progress", &sealed[4..], RECORD_BYTES_MAX).unwrap();
-    progress.5 = progress.5.wrapping_sub(hash_of(KEY, &record)).wrapping_add(hash_of(KEY, &false_record));
+    progress.6 = progress.6.wrapping_sub(hash_of(KEY, &record)).wrapping_add(hash_of(KEY, &false_record));
     let row = codec::encode(&progress);
     batch.put(progress_key, [&crc32fast::hash(&row).to_le_bytes()[..], &row].concat());
     batch.put(key, codec::encode(&false_record));

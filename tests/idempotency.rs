@@ -238,3 +238,109 @@ fn retries_under_leader_kills_count_each_change_once() {
     assert!(retries > 0, "no kill interrupted anything");
     cluster.wait_same_hash(&[1, 2, 3]);
 }
+
+fn post(target: &str, body: &serde_json::Value) -> Request {
+    request_with("POST", target, body)
+}
+
+#[test]
+fn a_lock_is_taken_and_given_up_once() {
+    let mut cluster = Cluster::start(3);
+    let address = |cluster: &Cluster, index: usize| cluster.nodes[index - 1].http.clone();
+    let acquire = post("/api/locks/l", &json!({"ttl": "60s", "owner": "a"}));
+    let first = once(&address(&cluster, 1), acquire.clone(), "acquire-1");
+    assert_eq!((first.status, is_replay(&first)), (200, false), "{first:?}");
+    for index in 1..=3 {
+        replayed(&address(&cluster, index), &acquire, "acquire-1", &first);
+    }
+    let leader = cluster.leader();
+    cluster.node(leader).kill();
+    let other = cluster.other_than(leader);
+    replayed(&address(&cluster, other), &acquire, "acquire-1", &first);
+    let address = address(&cluster, other);
+    let changed = once(&address, post("/api/locks/l", &json!({"ttl": "61s", "owner": "a"})), "acquire-1");
+    assert_eq!((changed.status, changed.problem()), (422, "idempotency_mismatch".into()));
+
+    // Another one stands in line for nothing, once and again.
+    let refused = once(&address, post("/api/locks/l", &json!({"owner": "b"})), "acquire-2");
+    assert_eq!((refused.status, refused.problem()), (409, "lock_held".into()), "{refused:?}");
+    let again = once(&address, post("/api/locks/l", &json!({"owner": "b"})), "acquire-2");
+    assert_eq!((again.status, again.problem(), is_replay(&again)), (409, "lock_held".into(), true), "{again:?}");
+    let line = request(&address, &get("/api/locks/l")).expect("an answer").json();
+    assert_eq!((&line["holder"]["owner"], &line["waiters"]), (&json!("a"), &json!([])), "{line}");
+
+    let token = first.json()["token"].as_str().expect("a token").to_owned();
+    let release = delete(&format!("/api/locks/l?token={token}"));
+    let released = once(&address, release.clone(), "release-1");
+    assert_eq!(released.status, 200, "{released:?}");
+    let next = once(&address, post("/api/locks/l", &json!({"owner": "c"})), "acquire-3");
+    assert_eq!(next.status, 200, "{next:?}");
+    replayed(&address, &release, "release-1", &released);
+    let over = once(&address, acquire, "acquire-1");
+    assert_eq!((over.status, over.problem(), is_replay(&over)), (409, "lock_held".into(), true), "{over:?}");
+    assert!(over.text().contains("Take a new key"), "{over:?}");
+    let line = request(&address, &get("/api/locks/l")).expect("an answer").json();
+    assert_eq!(line["holder"]["owner"], "c", "{line}");
+}
+
+#[test]
+fn a_waiting_place_is_found_again_by_its_key() {
+    let mut cluster = Cluster::start(1);
+    let address = cluster.node(1).http.clone();
+    let held = once(&address, post("/api/elections/e", &json!({"candidate": "a"})), "first").json();
+    let campaign = post("/api/elections/e", &json!({"candidate": "b", "ttl": "60s", "wait": "60s"}));
+    let waiting = |wanted: serde_json::Value| {
+        eventually("the line is as expected", || {
+            let line = request(&address, &get("/api/elections/e"))?.json();
+            if line["candidates"] == wanted { Ok(()) } else { Err(line.to_string()) }
+        });
+    };
+    let send = || {
+        let (address, campaign) = (address.clone(), campaign.clone().with("Idempotency-Key", "second"));
+        std::thread::spawn(move || request(&address, &campaign).expect("an answer"))
+    };
+    // Twice under one key is one place in the line, and both learn of it.
+    let (one, two) = (send(), send());
+    waiting(json!(["b"]));
+    let resign = delete(&format!("/api/elections/e?token={}", held["token"].as_str().expect("a token")));
+    assert_eq!(once(&address, resign, "resign").status, 200);
+    let (one, two) = (one.join().expect("joined"), two.join().expect("joined"));
+    assert_eq!((one.status, two.status, one.text()), (200, 200, two.text()), "{one:?} {two:?}");
+    assert_ne!(is_replay(&one), is_replay(&two));
+    waiting(json!([]));
+}
+
+#[test]
+fn names_and_compactions_are_changed_once() {
+    let mut cluster = Cluster::start(1);
+    let address = cluster.node(1).http.clone();
+    let of =
+        |owner: &str| request_with("PUT", "/api/registry/n", &json!({"owner": owner, "address": "x:1", "ttl": "60s"}));
+    let shown = || request(&address, &get("/api/registry/n")).expect("an answer");
+    let nobody = once(&address, delete("/api/registry/n"), "remove-0");
+    assert_eq!((nobody.status, nobody.problem()), (404, "not_found".into()));
+    let first = once(&address, of("a"), "register-1");
+    assert_eq!(first.status, 200, "{first:?}");
+    replayed(&address, &of("a"), "register-1", &first);
+    let still = once(&address, delete("/api/registry/n"), "remove-0");
+    assert_eq!((still.status, is_replay(&still)), (404, true), "what was refused is not done later: {still:?}");
+    let taken = once(&address, of("b"), "register-2");
+    assert_eq!((taken.status, taken.problem()), (409, "name_taken".into()));
+    let removed = once(&address, delete("/api/registry/n"), "remove-1");
+    assert_eq!(removed.status, 200, "{removed:?}");
+    replayed(&address, &of("a"), "register-1", &first);
+    assert_eq!(shown().status, 404, "a replay registers nothing");
+    let later = once(&address, of("b"), "register-2");
+    assert_eq!((later.status, is_replay(&later)), (409, true), "what was refused is not done later: {later:?}");
+    assert_eq!(once(&address, of("c"), "register-3").status, 200);
+    replayed(&address, &delete("/api/registry/n"), "remove-1", &removed);
+    replayed(&address, &of("a"), "register-1", &first);
+    assert_eq!(shown().json()["owner"], "c");
+
+    let compact = post("/api/compact", &json!({"revision": 2}));
+    let done = once(&address, compact.clone(), "compact-1");
+    assert_eq!(done.status, 200, "{done:?}");
+    replayed(&address, &compact, "compact-1", &done);
+    let other = once(&address, post("/api/compact", &json!({"revision": 1})), "compact-1");
+    assert_eq!((other.status, other.problem()), (422, "idempotency_mismatch".into()));
+}

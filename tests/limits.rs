@@ -96,6 +96,76 @@ fn requests_that_can_be_read_in_two_ways_are_refused_and_end_their_connection() 
 }
 
 #[test]
+fn a_second_request_inside_of_a_body_is_never_carried_out() {
+    let mut cluster = Cluster::start(1);
+    let http = cluster.node(1).http.clone();
+    let smuggled = "PUT /api/kv/smuggled HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\ns";
+    let length = smuggled.len();
+    let chunk = format!("{length:x}\r\n{smuggled}\r\n0\r\n\r\n");
+    // Lines that end in LF alone are lines (RFC 9112, 2.2), so that the body begins where every reader has it begin, and both
+    // lengths with a chunked body are one request, the last on its connection.
+    for (head, body) in [
+        (format!("PUT /api/kv/outer HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"), smuggled.to_owned()),
+        (format!("PUT /api/kv/outer HTTP/1.1\nHost: x\nContent-Length: {length}\n\n"), smuggled.to_owned()),
+        (format!("PUT /api/kv/outer HTTP/1.1\r\nHost: x\nContent-Length: {length}\r\n\n"), smuggled.to_owned()),
+        ("PUT /api/kv/outer HTTP/1.1\nHost: x\nTransfer-Encoding: chunked\n\n".to_owned(), chunk.clone()),
+        (
+            "PUT /api/kv/outer HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n"
+                .to_owned(),
+            chunk.clone(),
+        ),
+        (
+            "PUT /api/kv/outer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n"
+                .to_owned(),
+            chunk,
+        ),
+    ] {
+        // What follows is read where the body ends, or not at all where that could be read in two ways.
+        let last = "GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let answer = until_closed(&http, format!("{head}{body}{last}").as_bytes());
+        let answers = if head.contains("chunked") { 1 } else { 2 };
+        assert!(answer.starts_with("HTTP/1.1 200"), "{head:?}: {answer:?}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), answers, "{head:?}: {answer:?}");
+        let outer = request(&http, &get("/api/kv/outer")).expect("an answer");
+        assert_eq!(outer.text(), smuggled, "{head:?}: the whole body is the value");
+        let inner = request(&http, &get("/api/kv/smuggled")).expect("an answer");
+        assert_eq!(inner.status, 404, "{head:?}");
+        assert_eq!(request(&http, &crate::harness::delete("/api/kv/outer")).expect("an answer").status, 200);
+    }
+    // A chunk's size ends in CRLF, or the request does not count.
+    let bare =
+        format!("PUT /api/kv/outer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\nx\n0\n\n{smuggled}");
+    let answer = until_closed(&http, bare.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.matches("HTTP/1.1").count() == 1, "{answer:?}");
+    assert_eq!(request(&http, &get("/api/kv/smuggled")).expect("an answer").status, 404);
+}
+
+#[test]
+fn listings_that_find_no_room_in_their_time_are_told_so() {
+    let mut cluster = Cluster::start(1);
+    let http = cluster.node(1).http.clone();
+    for i in 0..40 {
+        let answer = request(&http, &put(&format!("/api/kv/large/{i}"), vec![i; 170 * 1024])).expect("an answer");
+        assert_eq!(answer.status, 200);
+    }
+    let refused = eventually("a listing finds no room within a millisecond", || {
+        // No read of a leader's confirmation comes before: the time is for the scan alone.
+        let target = "/api/kv?prefix=large/&consistency=stale&timeout=1ms";
+        let asked: Vec<_> = (0..64)
+            .map(|_| {
+                let http = http.clone();
+                std::thread::spawn(move || request(&http, &get(target)))
+            })
+            .collect();
+        let answers: Vec<_> = asked.into_iter().map(|asked| asked.join().expect("no panic")).collect();
+        let busy = |answer: &crate::harness::Answer| answer.status == 429 && answer.text().contains("being read");
+        answers.into_iter().flatten().find(busy).ok_or_else(|| "all had room".to_owned())
+    });
+    assert_eq!((refused.problem().as_str(), refused.headers["retry-after"].as_str()), ("overloaded", "1"));
+    assert_eq!(request(&http, &get("/api/kv?prefix=large/")).expect("an answer").status, 200);
+}
+
+#[test]
 fn a_body_that_is_cut_short_or_never_comes_changes_nothing() {
     let mut cluster = Cluster::start(1);
     let http = cluster.node(1).http.clone();
@@ -199,7 +269,7 @@ fn changes_beyond_the_limit_are_answered_429_at_once_and_nothing_is_changed() {
 
 #[test]
 fn clients_that_do_not_take_their_listings_cost_bounded_memory() {
-    const READERS: usize = 44;
+    const READERS: usize = 80;
     let mut cluster = Cluster::start(1);
     let http = cluster.node(1).http.clone();
     for i in 0..40 {
@@ -212,9 +282,9 @@ fn clients_that_do_not_take_their_listings_cost_bounded_memory() {
     let mut readers: Vec<TcpStream> = (0..READERS)
         .map(|_| {
             let mut stream = connect(&http);
-            // Each page is read before it is refused, eight at a time.
+            // Each page is read before it is refused, eight at a time; no request waits longer for its turn than it says.
             stream.set_read_timeout(Some(4 * PATIENCE)).expect("a socket takes a timeout");
-            stream.write_all(b"GET /api/kv?prefix=large/ HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
+            stream.write_all(b"GET /api/kv?prefix=large/&timeout=120s HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
             stream
         })
         .collect();
@@ -231,7 +301,9 @@ fn clients_that_do_not_take_their_listings_cost_bounded_memory() {
     let during = rss(cluster.node(1));
     println!("{served} listings of 7 MiB held, {refused} refused: {} MiB, then {} MiB", before / MIB, during / MIB);
     assert!(served >= 30 && refused > 0, "{served} served, {refused} refused");
-    assert!(during < before + 400 * MIB, "from {} to {} MiB", before / MIB, during / MIB);
+    // All of them would take 80 times 9 MiB, in base64. What is held is bounded by 256 MiB; eight more are being read, and the
+    // allocator keeps some of what was freed.
+    assert!(during < before + 512 * MIB, "from {} to {} MiB", before / MIB, during / MIB);
     // They do not stand in the way of others: a small listing, and once they are gone a large one.
     assert_eq!(request(&http, &get("/api/kv?prefix=large/1&keys_only=true")).expect("an answer").json()["count"], 11);
     drop(readers);

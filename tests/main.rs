@@ -5,19 +5,25 @@
 mod harness;
 
 mod bad_input;
+mod bench;
 mod cli;
 mod coordination;
 mod crash;
 mod disk;
 mod diverged;
 mod faults;
+mod healing;
 mod idempotency;
 mod kv;
+mod lease_reads;
 mod leases;
 mod limits;
 mod membership;
+mod openapi;
+mod shell;
 mod sizes;
 mod tidy;
+mod transfer;
 mod txn;
 mod watch;
 mod wire;

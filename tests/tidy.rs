@@ -1,6 +1,9 @@
 //! The repository checks itself: rooms stay small, nothing is left unfinished, the README's tree is true.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 /// Lines of a file before its tests.
 const FILE_LINES_MAX: usize = 460;
@@ -123,4 +126,23 @@ fn every_dependency_has_its_reason() {
             assert!(explained, "no reason beside {line}");
         }
     }
+}
+
+/// A test is named in the table of features like `a_lock_is_taken_once`: in backticks, with underscores.
+#[test]
+fn every_test_in_the_table_of_features_exists() {
+    let table = std::fs::read_to_string(root().join("docs/features.md")).expect("docs/features.md");
+    let named: BTreeSet<&str> = table
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|code| {
+            code.contains('_') && code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        })
+        .collect();
+    assert!(named.len() > 40, "the table names tests: {named:?}");
+    let sources: Vec<String> = sources().iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let missing: Vec<&&str> =
+        named.iter().filter(|name| !sources.iter().any(|text| text.contains(&format!("fn {name}(")))).collect();
+    assert!(missing.is_empty(), "docs/features.md names tests that do not exist: {missing:?}");
 }

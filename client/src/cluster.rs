@@ -5,8 +5,8 @@ use http::Method;
 use serde::Serialize;
 
 use crate::api::{
-    ClusterStatus, HashAnswer, HealthAnswer, JoinRequest, MemberStatus, MembersAnswer, ReplicationFactorRequest,
-    TransferLeaderRequest,
+    ClusterStatus, ExplainAnswer, HashAnswer, HealthAnswer, JoinRequest, MemberStatus, MembersAnswer,
+    ReplicationFactorRequest, TransferLeaderRequest,
 };
 use crate::client::{Call, Effect, decode};
 use crate::encoding::{Query, segment};
@@ -70,6 +70,14 @@ impl Client {
         self.one_endpoint("leave")?;
         let call = self.cluster_change::<()>(Method::POST, "/api/cluster/leave", None);
         self.call(&call).await.map(drop)
+    }
+
+    /// What the leader sees of the membership, waits for, and did.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn explain(&self) -> Result<ExplainAnswer, Error> {
+        self.look("/api/cluster/explain".to_owned()).await
     }
 
     /// Removes a member that is dead for good; `name` is its full name.

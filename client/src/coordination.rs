@@ -12,6 +12,7 @@ use crate::api::{
 };
 use crate::client::{Call, Effect, decode};
 use crate::encoding::{Query, segment};
+use crate::sse::{EventStream, Next, RETRY_PAUSE};
 use crate::{Client, Error};
 
 /// How often in its time to live something that is held is renewed.
@@ -75,6 +76,12 @@ impl Client {
     /// See [`Error`].
     pub async fn election(&self, name: &str) -> Result<ElectionStatus, Error> {
         self.look(format!("/api/elections/{}", segment(name))).await
+    }
+
+    /// Follows the election `name`. Nothing is sent before the first [`Observer::next`].
+    pub fn observe(&self, name: &str) -> Observer {
+        let target = format!("/api/elections/{}?watch", segment(name));
+        Observer { client: self.clone(), target, told: None, events: None }
     }
 
     /// Has `holding` for its full time again.
@@ -171,7 +178,7 @@ impl Client {
         decode::<UnregisterAnswer>(&self.call(&call).await?, Effect::Change).map(|_| ())
     }
 
-    async fn look<T: DeserializeOwned>(&self, target: String) -> Result<T, Error> {
+    pub(crate) async fn look<T: DeserializeOwned>(&self, target: String) -> Result<T, Error> {
         decode(&self.call(&Call::read(target)).await?, Effect::Read)
     }
 
@@ -186,6 +193,72 @@ impl Client {
         call.header(header::CONTENT_TYPE, "application/json")?;
         let began = Instant::now();
         Ok((decode(&self.call(&call).await?, Effect::Change)?, began))
+    }
+}
+
+/// Who leads, from now on. It goes on by itself, through another endpoint when one fails. Leaders that came and went while
+/// it could ask nobody are not told; the order is that of their fencing tokens.
+#[derive(Debug)]
+pub struct Observer {
+    client: Client,
+    target: String,
+    /// What was told last.
+    told: Option<ElectionStatus>,
+    events: Option<EventStream>,
+}
+
+impl Observer {
+    /// Who leads at first, and then each time that this changes; also when nobody leads any more.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no node could be asked for [`crate::Options::timeout`]; a further call tries on.
+    /// Others as [`Error`] says; never [`Error::Indeterminate`].
+    pub async fn next(&mut self) -> Result<ElectionStatus, Error> {
+        let patience = self.client.options().timeout;
+        let mut deadline = Instant::now() + patience;
+        loop {
+            let events = match &mut self.events {
+                Some(events) => events,
+                None => match self.client.open(&Call::read(self.target.clone())).await {
+                    Ok(response) => self.events.insert(EventStream::new(response)),
+                    Err(error @ Error::Unavailable { .. }) if Instant::now() < deadline => {
+                        tracing::debug!(%error, "the election cannot be observed yet");
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            match events.next().await {
+                Ok(Next::Event(event)) if event.name == "leader" => {
+                    let status: ElectionStatus = event.body()?;
+                    if self.is_news(&status) {
+                        self.told = Some(status.clone());
+                        return Ok(status);
+                    }
+                }
+                // A comment, or what later versions may say.
+                Ok(Next::Event(_)) => {}
+                Ok(Next::Ended(why)) => {
+                    tracing::debug!(why, "the election is observed elsewhere");
+                    self.events = None;
+                    // Each stream that began earns a new attempt.
+                    deadline = Instant::now() + patience;
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                Err(error) => {
+                    self.events = None;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// A new stream begins with what is so now: that was told before, or is older when its node lags behind.
+    fn is_news(&self, status: &ElectionStatus) -> bool {
+        let Some(told) = &self.told else { return true };
+        let token = |status: &ElectionStatus| status.leader.as_ref().map(|leader| leader.fencing_token);
+        status.revision >= told.revision && token(status) != token(told)
     }
 }
 

@@ -21,6 +21,9 @@ pub enum Consistency {
     /// It shows every change acknowledged before it was sent.
     #[default]
     Linearizable,
+    /// The same, without a round trip between nodes where the leader's lease runs. Depends on clocks: it holds as long as no
+    /// node's clock runs twice as fast as the leader's.
+    Lease,
     /// It shows what the answering node has applied; costs no round trip between nodes.
     Stale,
 }
@@ -30,6 +33,7 @@ impl Consistency {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Linearizable => "linearizable",
+            Self::Lease => "lease",
             Self::Stale => "stale",
         }
     }
@@ -47,8 +51,9 @@ impl FromStr for Consistency {
     fn from_str(text: &str) -> Result<Self, Error> {
         match text {
             "linearizable" => Ok(Self::Linearizable),
+            "lease" => Ok(Self::Lease),
             "stale" => Ok(Self::Stale),
-            _ => Err(Error::Invalid(format!("consistency {text:?}: it is linearizable or stale"))),
+            _ => Err(Error::Invalid(format!("consistency {text:?}: it is linearizable, lease or stale"))),
         }
     }
 }

@@ -7,6 +7,8 @@
 //! | [`kv`] | keys and values: get, put, delete, list |
 //! | [`lease`] | leases: keys that go when their lease ends |
 //! | [`txn`] | transactions: several operations at one revision |
+//! | [`export`] | all records of a range at one revision, and the file that holds them |
+//! | [`import`] | such a file's records back into a cluster |
 //! | [`coordination`] | locks, elections, the registry |
 //! | [`watch`] | what changes, as it happens |
 //! | [`cluster`] | members, leadership, health |
@@ -36,10 +38,14 @@ pub mod coordination;
 pub mod encoding;
 pub mod endpoint;
 pub mod error;
+pub mod export;
+pub mod import;
 pub mod kv;
 pub mod lease;
 pub mod local;
+mod patience;
 pub mod port_holder;
+mod sse;
 mod transport;
 pub mod txn;
 pub mod watch;

@@ -2,27 +2,18 @@
 
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
 use http::HeaderName;
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
-use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::api::{Code, Problem, WatchChange, WatchCompacted};
 use crate::client::Call;
 use crate::encoding::Query;
 use crate::kv::KeyRange;
+use crate::sse::{Event, EventStream, Next, RETRY_PAUSE};
 use crate::{Client, Error};
 
 /// How often a node is asked to show progress, unless the caller says so.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
-/// A stream that is silent for so long is taken for dead.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
-/// Between two attempts to go on when the last one came to nothing.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// Longest line of a stream, in bytes: a record of two largest values in base64.
-const LINE_BYTES_MAX: usize = 32 << 20;
 /// Most that one revision may take, in bytes of its events.
 const REVISION_BYTES_MAX: usize = 256 << 20;
 
@@ -164,13 +155,7 @@ impl Watcher {
             call.header(HeaderName::from_static("last-event-id"), &position.to_string())?;
         }
         let response = self.client.open(&call).await?;
-        Ok(Stream {
-            body: response.into_body(),
-            buffer: BytesMut::new(),
-            searched_bytes: 0,
-            changes: Vec::new(),
-            held_bytes: 0,
-        })
+        Ok(Stream { events: EventStream::new(response), changes: Vec::new(), held_bytes: 0 })
     }
 }
 
@@ -197,11 +182,7 @@ fn rejected(compacted: &WatchCompacted) -> Error {
 /// One answer of one node.
 #[derive(Debug)]
 struct Stream {
-    body: Incoming,
-    /// Not yet read as events.
-    buffer: BytesMut,
-    /// So much of the buffer holds no end of an event.
-    searched_bytes: usize,
+    events: EventStream,
     /// Of a revision whose last event has not come.
     changes: Vec<Changed>,
     held_bytes: usize,
@@ -216,43 +197,21 @@ enum Told {
 }
 
 impl Stream {
-    /// Cancel-safe: what was received stays in the buffer until the event that it belongs to is whole.
+    /// Cancel-safe: what was received is kept until the event that it belongs to is whole.
     async fn next(&mut self) -> Result<Told, Error> {
         loop {
-            while let Some(event) = self.buffered_event()? {
-                if let Some(told) = self.take(&event)? {
-                    return Ok(told);
-                }
+            let event = match self.events.next().await? {
+                Next::Event(event) => event,
+                Next::Ended(why) => return Ok(Told::Ended(why)),
+            };
+            self.held_bytes += event.bytes;
+            if self.held_bytes > REVISION_BYTES_MAX {
+                return Err(Error::Unexpected("a revision of a watch is larger than a node sends".to_owned()));
             }
-            if self.buffer.len() > LINE_BYTES_MAX || self.held_bytes > REVISION_BYTES_MAX {
-                return Err(Error::Unexpected("an event of a watch is larger than a node sends".to_owned()));
-            }
-            match timeout(SILENCE_MAX, self.body.frame()).await {
-                Ok(Some(Ok(frame))) => {
-                    if let Some(data) = frame.data_ref() {
-                        self.buffer.extend_from_slice(data);
-                    }
-                }
-                Ok(Some(Err(error))) => return Ok(Told::Ended(error.to_string())),
-                Ok(None) => return Ok(Told::Ended("the node ended it".to_owned())),
-                Err(_) => return Ok(Told::Ended("it is silent".to_owned())),
+            if let Some(told) = self.take(&event)? {
+                return Ok(told);
             }
         }
-    }
-
-    /// The next event whose blank line has come.
-    fn buffered_event(&mut self) -> Result<Option<Event>, Error> {
-        let unsearched = &self.buffer[self.searched_bytes..];
-        let Some(end) = unsearched.windows(2).position(|two| two == b"\n\n") else {
-            self.searched_bytes = self.buffer.len().saturating_sub(1);
-            return Ok(None);
-        };
-        let end = self.searched_bytes + end;
-        self.searched_bytes = 0;
-        let text = self.buffer.split_to(end).freeze();
-        self.buffer.advance(2);
-        self.held_bytes += text.len();
-        Event::parse(&text).map(Some)
     }
 
     fn take(&mut self, event: &Event) -> Result<Option<Told>, Error> {
@@ -275,43 +234,6 @@ impl Stream {
     }
 }
 
-/// One server-sent event.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Event {
-    name: String,
-    data: Bytes,
-    id: Option<u64>,
-}
-
-impl Event {
-    fn parse(text: &Bytes) -> Result<Self, Error> {
-        let mut event = Self::default();
-        for line in text.split(|byte| *byte == b'\n') {
-            let (field, value) = match line.iter().position(|byte| *byte == b':') {
-                // A comment.
-                Some(0) => continue,
-                Some(colon) => (&line[..colon], line[colon + 1..].strip_prefix(b" ").unwrap_or(&line[colon + 1..])),
-                None => (line, &b""[..]),
-            };
-            match field {
-                b"event" => event.name = String::from_utf8_lossy(value).into_owned(),
-                b"data" => event.data = text.slice_ref(value),
-                b"id" => {
-                    let id = std::str::from_utf8(value).ok().and_then(|id| id.parse().ok());
-                    event.id = Some(id.ok_or_else(|| Error::Unexpected("an event's id is no revision".to_owned()))?);
-                }
-                _ => {}
-            }
-        }
-        Ok(event)
-    }
-
-    fn body<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.data)
-            .map_err(|error| Error::Unexpected(format!("the event {:?} is not of this version: {error}", self.name)))
-    }
-}
-
 impl Watcher {
     /// As [`Watcher::next`], at most until `deadline`; None when nothing came.
     ///
@@ -319,18 +241,5 @@ impl Watcher {
     /// As [`Watcher::next`].
     pub async fn next_before(&mut self, deadline: Instant) -> Result<Option<Watch>, Error> {
         timeout_at(deadline, self.next()).await.map_or(Ok(None), |told| told.map(Some))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_are_read_field_by_field() {
-        let event = Event::parse(&Bytes::from_static(b": hi\nevent: put\ndata:{\"a\": 1}\nid: 7\nother: x")).unwrap();
-        assert_eq!((event.name.as_str(), &event.data[..], event.id), ("put", &b"{\"a\": 1}"[..], Some(7)));
-        assert!(Event::parse(&Bytes::from_static(b"id: seven")).is_err());
-        assert_eq!(Event::parse(&Bytes::new()).unwrap(), Event::default());
     }
 }

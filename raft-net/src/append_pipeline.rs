@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt};
-use hexkv_store::TypeConfig;
+use hexkv_store::{TypeConfig, raft_types::Vote};
 use openraft::{
     EntryPayload, RPCTypes,
     errors::RPCError,
@@ -50,6 +50,8 @@ pub(crate) struct AppendPipeline<'s, T: Transport, S> {
 struct InFlight {
     call: Result<Call, NetError>,
     bytes: usize,
+    vote: Vote,
+    asked_at: Instant,
     deadline: Instant,
 }
 
@@ -73,6 +75,8 @@ where
                 self.input = None;
                 return;
             };
+            // Before it is sent: what the peer grants by its answer counts from here.
+            let asked_at = Instant::now();
             let call = self.client.submit(Kind::Append, &request);
             if call.is_err() {
                 // Its error is yielded in its turn, and ends the stream.
@@ -80,7 +84,8 @@ where
             }
             let bytes = entry_bytes(&request);
             self.window_bytes += bytes;
-            self.window.push_back(InFlight { call, bytes, deadline: Instant::now() + APPEND_TIMEOUT });
+            let (vote, deadline) = (request.vote, asked_at + APPEND_TIMEOUT);
+            self.window.push_back(InFlight { call, bytes, vote, asked_at, deadline });
         }
     }
 
@@ -126,10 +131,13 @@ where
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Pending => return Poll::Pending,
         };
+        let result = answer.and_then(|frame| decode_answer::<AppendAnswer>("append answer", &frame));
         if let Some(first) = this.window.pop_front() {
             this.window_bytes -= first.bytes;
+            if let Ok(Ok(_)) = result {
+                this.client.note_grant(&first.vote, first.asked_at);
+            }
         }
-        let result = answer.and_then(|frame| decode_answer::<AppendAnswer>("append answer", &frame));
         if !matches!(result, Ok(Ok(_))) {
             this.end();
         }
@@ -150,10 +158,7 @@ mod tests {
     use std::{io, net::SocketAddr, sync::Arc};
 
     use futures_util::stream;
-    use hexkv_store::{
-        driver::Driver,
-        raft_types::{LogId, Vote},
-    };
+    use hexkv_store::{driver::Driver, raft_types::LogId};
     use openraft::{raft::StreamAppendError, vote::RaftLeaderId, vote::RaftVote};
     use tokio::{io::DuplexStream, sync::mpsc};
 
@@ -211,11 +216,18 @@ mod tests {
 
     /// A client with endless requests, and the other side past its handshake.
     async fn peer() -> (PeerClient<Pipes>, mpsc::UnboundedReceiver<DuplexStream>) {
+        let (network, rx) = network();
+        (client(&network).await, rx)
+    }
+
+    fn network() -> (Network<Pipes>, mpsc::UnboundedReceiver<DuplexStream>) {
         let (tx, rx) = mpsc::unbounded_channel();
-        let network = Network::new(Pipes(tx), Arc::new(|| identity(1)), Cookie::new("c"), Driver::Thread);
-        let mut factory = network.factory();
+        (Network::new(Pipes(tx), Arc::new(|| identity(1)), Cookie::new("c"), Driver::Thread), rx)
+    }
+
+    async fn client(network: &Network<Pipes>) -> PeerClient<Pipes> {
         let address = hexkv_store::NodeAddress { name: "n2".into(), raft: "n2:1".into() };
-        (openraft::RaftNetworkFactory::new_client(&mut factory, 2, &address).await, rx)
+        openraft::RaftNetworkFactory::new_client(&mut network.factory(), 2, &address).await
     }
 
     async fn accept(connections: &mut mpsc::UnboundedReceiver<DuplexStream>) -> FrameStream<DuplexStream> {
@@ -315,6 +327,53 @@ mod tests {
         tokio::select! {
             () = async { serve.await; std::future::pending().await } => {}
             () = consume => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_a_grant_from_when_its_own_request_was_sent() {
+        let (network, mut connections) = network();
+        let client = client(&network).await;
+        let begun = Instant::now();
+        let later = Duration::from_millis(300);
+        // Both end at the same log id: openraft takes the answer to the first for one to the second, too.
+        let second = stream::once(Box::pin(async move {
+            tokio::time::sleep(later).await;
+            request(3)
+        }));
+        let mut results = AppendPipeline::new(&client, stream::iter([request(3)]).chain(second));
+        let serve = async {
+            let mut far = accept(&mut connections).await;
+            let first = far.read().await.unwrap().unwrap().id;
+            let second = far.read().await.unwrap().unwrap().id;
+            answer(&mut far, first, Ok(Some(log_id(3)))).await;
+            (far, second)
+        };
+        let (first, (mut far, second)) = tokio::join!(results.next(), serve);
+        assert_eq!(first.unwrap().unwrap(), Ok(Some(log_id(3))));
+        assert_eq!(network.granted(2).unwrap().asked_at, begun);
+        answer(&mut far, second, Ok(Some(log_id(3)))).await;
+        results.next().await.unwrap().unwrap().unwrap();
+        assert_eq!(network.granted(2).unwrap(), crate::Grant { term: 1, leader: 1, asked_at: begun + later });
+        network.reset();
+        assert_eq!(network.granted(2), None, "this node is another one now");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_accepted_grants_nothing() {
+        for refusal in [StreamAppendError::Conflict(log_id(7)), StreamAppendError::HigherVote(request(1).vote)] {
+            let (network, mut connections) = network();
+            let client = client(&network).await;
+            let mut results = AppendPipeline::new(&client, stream::iter([request(7)]));
+            let serve = async {
+                let mut far = accept(&mut connections).await;
+                let id = far.read().await.unwrap().unwrap().id;
+                answer(&mut far, id, Err(refusal)).await;
+                far
+            };
+            let (result, _far) = tokio::join!(results.next(), serve);
+            result.unwrap().unwrap().unwrap_err();
+            assert_eq!(network.granted(2), None);
         }
     }
 }

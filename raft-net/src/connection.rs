@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use hexkv_store::TypeConfig;
-use openraft::Raft;
+use openraft::{Raft, raft::VoteRequest};
 use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -319,11 +319,19 @@ where
                 self.appends.feed(&raft, frame.id, frame.body.len(), request);
             }
             Kind::Vote => {
-                let request = decode_body("RequestVote", frame)?;
+                let request: VoteRequest<TypeConfig> = decode_body("RequestVote", frame)?;
+                if !request.leadership_transfer && !self.service.answers_votes() {
+                    self.fail(frame, &lease_may_run());
+                    return Ok(());
+                }
                 self.answer_with(frame, async move { raft.vote(request).await.map_err(|e| fatal(&e)) });
             }
             Kind::PreVote => {
-                let request = decode_body("pre-vote", frame)?;
+                let request: VoteRequest<TypeConfig> = decode_body("pre-vote", frame)?;
+                if !self.service.answers_votes() {
+                    self.fail(frame, &lease_may_run());
+                    return Ok(());
+                }
                 self.answer_with(frame, async move { raft.pre_vote(request).await.map_err(|e| fatal(&e)) });
             }
             Kind::TransferLeader => {
@@ -373,4 +381,9 @@ where
         self.in_flight -= 1;
         self.bytes_in_flight -= frame.body.len();
     }
+}
+
+/// What a candidate is told by a node that does not answer votes yet.
+fn lease_may_run() -> Failure {
+    Failure::Unavailable("this node was restarted a moment ago and may have granted a leader a lease before".into())
 }

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Version of everything that nodes send each other. Nodes of different versions refuse each other.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 /// Node id that stands for "whoever listens there".
 pub(crate) const ANY_NODE: NodeId = 0;
 

@@ -8,6 +8,7 @@
 //! | [`network`] | asking: a pool of connections, one for each peer and purpose |
 //! | `request_queue`, `connector` | requests that wait; the task that connects and carries them |
 //! | `raft_client`, `append_pipeline` | what openraft sends through |
+//! | `grant` | what answers to AppendEntries are worth as a lease |
 //! | `snapshot_transfer` | snapshots, resumable, both sides |
 //! | `listener`, `connection`, `append_feed` | answering: accept, handshake, dispatch |
 //! | [`rpc`], `message` | what is said |
@@ -22,6 +23,7 @@ mod cookie;
 mod error;
 mod frame;
 mod frame_stream;
+mod grant;
 mod handshake;
 mod identity;
 mod listener;
@@ -41,6 +43,7 @@ pub use connector::{ALIVE_INTERVAL, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, STALL_TI
 pub use cookie::Cookie;
 pub use error::{NetError, Refusal};
 pub use frame::FRAME_BYTES_MAX;
+pub use grant::Grant;
 pub use handshake::PROTOCOL_VERSION;
 pub use identity::{LocalIdentity, PeerIdentity};
 pub use listener::{CONNECTIONS_MAX, HANDSHAKES_MAX, serve};

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use hexkv_store::{NodeId, driver::Driver};
+use hexkv_store::{NodeId, driver::Driver, raft_types::Vote};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -13,6 +13,7 @@ use crate::{
     cookie::Cookie,
     error::NetError,
     frame::{self, Kind},
+    grant::{Grant, Grants},
     handshake::ANY_NODE,
     identity::{LocalIdentity, PeerIdentity, Purpose},
     message::decode_answer,
@@ -70,6 +71,7 @@ struct Pool<T> {
     addresses: AddressBook,
     driver: Driver,
     peers: Mutex<Peers>,
+    grants: Grants,
 }
 
 #[derive(Default)]
@@ -96,8 +98,8 @@ impl<T: Transport> Network<T> {
         driver: Driver,
     ) -> Self {
         let connector = Arc::new(Connector::new(transport, local, cookie));
-        let (addresses, peers) = (AddressBook::default(), Mutex::default());
-        Self { pool: Arc::new(Pool { connector, addresses, driver, peers }) }
+        let (addresses, peers, grants) = (AddressBook::default(), Mutex::default(), Grants::default());
+        Self { pool: Arc::new(Pool { connector, addresses, driver, peers, grants }) }
     }
 
     /// What openraft makes its clients from.
@@ -177,8 +179,19 @@ impl<T: Transport> Network<T> {
         self.pool.peers.lock().contacts.get(&target)?.last()
     }
 
+    /// The newest AppendEntries of this node that `target` accepted.
+    pub fn granted(&self, target: NodeId) -> Option<Grant> {
+        self.pool.grants.of(target)
+    }
+
+    /// `target` accepted an AppendEntries under `vote` that was handed over at `asked_at`.
+    pub(crate) fn note_grant(&self, target: NodeId, vote: &Vote, asked_at: Instant) {
+        self.pool.grants.note(target, vote, asked_at);
+    }
+
     /// Drops all connections and fails what waits for an answer: this node's identity changed.
     pub fn reset(&self) {
+        self.pool.grants.retain(|_| false);
         let queues = std::mem::take(&mut *self.pool.peers.lock()).queues;
         for queue in queues.values() {
             queue.retire();
@@ -221,6 +234,7 @@ impl<T: Transport> Network<T> {
         }
         if peers.queues.len() >= QUEUES_KEPT_MAX {
             peers.forget_idle();
+            self.pool.grants.retain(|node| peers.contacts.contains_key(&node));
         }
         let contact = peers.contacts.entry(target).or_default().clone();
         let queue = Arc::new(RequestQueue::new(target, purpose, contact));

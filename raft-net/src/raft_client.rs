@@ -17,6 +17,7 @@ use openraft::{
     type_config::alias::SnapshotOf,
 };
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::Instant;
 
 use crate::{
     append_pipeline::AppendPipeline,
@@ -84,6 +85,11 @@ impl<T: Transport> PeerClient<T> {
         let known = self.network.address_book().get(self.target);
         let address = known.as_deref().unwrap_or(&self.member_address);
         self.network.submit(self.target, address, purpose, kind, body)
+    }
+
+    /// The peer accepted an AppendEntries under `vote` that was handed over at `asked_at`.
+    pub(crate) fn note_grant(&self, vote: &Vote, asked_at: Instant) {
+        self.network.note_grant(self.target, vote, asked_at);
     }
 
     /// What runs work that blocks.

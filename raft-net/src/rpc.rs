@@ -50,6 +50,12 @@ pub enum PeerRequest {
         /// At most so many.
         limit: u32,
     },
+    /// As [`Self::ReadIndex`], under the leader's lease where that is long enough.
+    LeaseIndex,
+    /// As [`Self::Read`], under the leader's lease where that is long enough.
+    LeaseRead(ReadRequest),
+    /// What the reconciler sees, waits for and did; only the leader has one.
+    Explain,
 }
 
 impl PeerRequest {
@@ -64,9 +70,9 @@ impl PeerRequest {
 pub enum PeerResponse {
     /// To [`PeerRequest::Propose`] and [`PeerRequest::Admit`].
     Outcome(Outcome),
-    /// To [`PeerRequest::ReadIndex`]: a log index.
+    /// To [`PeerRequest::ReadIndex`] and [`PeerRequest::LeaseIndex`]: a log index.
     ReadIndex(u64),
-    /// To [`PeerRequest::Read`].
+    /// To [`PeerRequest::Read`] and [`PeerRequest::LeaseRead`].
     Read(ReadResult),
     /// To [`PeerRequest::ClusterInfo`].
     ClusterInfo(ClusterInfo),
@@ -84,6 +90,8 @@ pub enum PeerResponse {
     Lease(LeaseStatus),
     /// To [`PeerRequest::Leases`].
     Leases(LeasePage),
+    /// To [`PeerRequest::Explain`].
+    Explained(Explanation),
     /// Any request: refused or failed.
     Error(PeerError),
 }
@@ -242,6 +250,26 @@ pub struct MemberHealth {
     pub last_contact_ms: Option<u64>,
     /// Highest log index known to be on its disk; None for members outside the Raft membership.
     pub matched_index: Option<u64>,
+}
+
+/// What the leader's reconciler sees, waits for and did, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Sentences, the most important first.
+    pub remarks: Vec<String>,
+    /// Its last steps, the oldest first; bounded by the leader.
+    pub steps: Vec<MembershipStep>,
+}
+
+/// One step of the reconciler.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembershipStep {
+    /// When it ended, by the leader's wall clock, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// What was to be done.
+    pub step: String,
+    /// Why it was not taken; None = it was.
+    pub refused: Option<String>,
 }
 
 /// State hash of a node: equal on all nodes at equal `applied_index`.

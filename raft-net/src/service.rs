@@ -24,6 +24,10 @@ pub trait Service: Send + Sync + 'static {
     /// then answered as unavailable. When the identity changes, this must be None before and until after it does.
     fn raft(&self) -> Option<Raft<TypeConfig, Self::StateMachine>>;
 
+    /// Whether a candidate gets an answer now. A node that was restarted gives none as long as a lease may run that it
+    /// granted before and does not remember. Not asked for candidates to which a leader hands leadership over.
+    fn answers_votes(&self) -> bool;
+
     /// Where received snapshots go.
     fn snapshot_dir(&self) -> (SharedFs, PathBuf);
 

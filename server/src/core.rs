@@ -3,33 +3,32 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hexkv_raft_net::{
-    Network,
-    rpc::{PeerRequest, PeerResponse},
-    transport::AnyTransport,
-};
+use hexkv_raft_net::{Network, rpc::Explanation, transport::AnyTransport};
 use hexkv_store::{
     NodeId, Proposal, StoreError, TypeConfig,
     change_log::HistoryLimits,
     log::{LogOptions, LogStore},
     mutants::{self, Mutant},
     outcome::Outcome,
+    raft_types::Vote,
     state_machine::{EngineKind, State, StateMachine, StateOptions},
 };
 use openraft::{
-    ReadPolicy, ServerState, SnapshotPolicy,
+    ServerState, SnapshotPolicy,
     async_runtime::WatchReceiver,
-    errors::{ClientWriteError, LinearizableReadError, RaftError},
+    errors::{ClientWriteError, RaftError},
     metrics::RaftServerMetrics,
 };
+use parking_lot::RwLock;
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{self, Config},
     environment::Environment,
-    error::Error,
     leases::Lessor,
-    reads::ReadIndex,
+    read_rounds::{lease_round, quorum_round},
+    reads::{ReadIndex, Round},
 };
 
 /// openraft over our types.
@@ -39,8 +38,6 @@ pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 const SNAPSHOT_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Most entries in one append to a follower; bytes are bounded by the log reader.
 const APPEND_ENTRIES_MAX: u64 = 1024;
-/// A follower asks the leader for a read index at most this long, then asks anew (the leader may have changed).
-const READ_INDEX_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// What a core needs to know of its data directory.
 #[derive(Debug, Clone)]
@@ -74,6 +71,12 @@ pub struct Core {
     /// The tasks of this core.
     pub tasks: TaskTracker,
     environment: Environment,
+    /// When this life of the core began.
+    began: Instant,
+    /// What the reconciler sees, waits for and did; of worth on the leader only.
+    pub explanation: RwLock<Explanation>,
+    /// Until then a lease may run that this node granted in its last run and does not remember.
+    votes_from: Option<Instant>,
 }
 
 /// Why a core did not start.
@@ -134,20 +137,30 @@ impl Core {
         let state = machine.state();
         let lessor = Arc::new(Lessor::default());
         state.observe_leases(lessor.clone());
-        let raft =
-            Raft::new(place.node_id, Arc::new(raft_config(config)?), network.factory(), log.clone(), machine).await?;
+        let votes_from = votes_from(config.election_timeout_max, place.node_id, log.vote());
+        let raft_config = openraft::Config { enable_elect: votes_from.is_none(), ..raft_config(config)? };
+        let raft = Raft::new(place.node_id, Arc::new(raft_config), network.factory(), log.clone(), machine).await?;
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let (r, n) = (raft.clone(), network.clone());
-        let reads = ReadIndex::start(
-            Arc::new(move || {
-                let (raft, network) = (r.clone(), n.clone());
-                Box::pin(async move { read_index_round(&raft, &network).await })
-            }),
-            cancel.clone(),
-            &tasks,
-        );
+        if let Some(from) = votes_from {
+            tasks.spawn(stand_from(from, raft.clone(), cancel.clone()));
+        }
+        let (quorum, lease) = rounds(&raft, network, config.election_timeout_max);
+        let reads = ReadIndex::start(quorum, lease, &cancel, &tasks);
         let environment = place.environment.clone();
-        let core = Arc::new(Self { id: place.node_id, raft, log, state, reads, lessor, cancel, tasks, environment });
+        let core = Arc::new(Self {
+            id: place.node_id,
+            raft,
+            log,
+            state,
+            reads,
+            lessor,
+            cancel,
+            tasks,
+            environment,
+            began: Instant::now(),
+            explanation: RwLock::default(),
+            votes_from,
+        });
         core.tasks.spawn(snapshot_when_due(
             core.raft.clone(),
             core.log.clone(),
@@ -156,6 +169,11 @@ impl Core {
             core.cancel.clone(),
         ));
         Ok(core)
+    }
+
+    /// Whether this node may vote by now for a candidate that no leader hands over to.
+    pub fn answers_votes(&self) -> bool {
+        self.votes_from.is_none_or(|from| Instant::now() >= from)
     }
 
     /// The leader that this node's Raft knows.
@@ -176,9 +194,15 @@ impl Core {
         leads.then_some(metrics.vote.leader_id.term)
     }
 
+    /// Wall clock of this node, in milliseconds since the Unix epoch.
+    pub fn unix_time_ms(&self) -> u64 {
+        self.environment.unix_time_ms()
+    }
+
     /// Proposes on this node, which must lead. Stamps the leader's time.
     pub async fn write(&self, mut proposal: Proposal, timeout: Duration) -> Result<Outcome, WriteError> {
-        proposal.time_ms = self.environment.unix_time_ms();
+        proposal.time_ms = self.unix_time_ms();
+        proposal.uptime_ms = self.began.elapsed().as_millis() as u64;
         match tokio::time::timeout(timeout, self.raft.client_write(proposal)).await {
             Ok(Ok(answer)) => Ok(answer.data),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(f)))) => {
@@ -237,6 +261,38 @@ fn raft_config(config: &Config) -> Result<openraft::Config, openraft::ConfigErro
     .validate()
 }
 
+/// When a node that starts with the stored `vote` may vote and stand; None = now. openraft forgets over a restart that it
+/// follows a leader, which may be reading under a lease of this node's. Whoever has no vote, or voted for itself last,
+/// follows nobody.
+fn votes_from(lease: Duration, me: NodeId, vote: Option<Vote>) -> Option<Instant> {
+    let followed = vote.is_some_and(|vote| vote.leader_id.node_id != me);
+    let withholds = followed && !mutants::active(Mutant::VotesAnsweredRightAfterBoot);
+    withholds.then(|| Instant::now() + lease)
+}
+
+/// Lets this node stand for election from `from` on.
+async fn stand_from(from: Instant, raft: Raft, cancel: CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep_until(from) => raft.runtime_config().elect(true),
+        () = cancel.cancelled() => {}
+    }
+}
+
+/// The rounds that confirm reads: by a quorum, and by the lease that voters give for `granted`.
+fn rounds(raft: &Raft, network: &Network<AnyTransport>, granted: Duration) -> (Round, Round) {
+    let (r, n) = (raft.clone(), network.clone());
+    let quorum: Round = Arc::new(move || {
+        let (raft, network) = (r.clone(), n.clone());
+        Box::pin(async move { quorum_round(&raft, &network).await })
+    });
+    let (r, n) = (raft.clone(), network.clone());
+    let lease: Round = Arc::new(move || {
+        let (raft, network) = (r.clone(), n.clone());
+        Box::pin(async move { lease_round(&raft, &network, granted).await })
+    });
+    (quorum, lease)
+}
+
 /// The leader that Raft knows.
 pub(crate) fn known_leader(metrics: &RaftServerMetrics<TypeConfig>) -> Option<NodeId> {
     credible_leader(metrics.id, metrics.state, metrics.current_leader)
@@ -245,44 +301,6 @@ pub(crate) fn known_leader(metrics: &RaftServerMetrics<TypeConfig>) -> Option<No
 /// A node that led before it was restarted still has the vote by which it led, and would name itself.
 fn credible_leader(me: NodeId, state: ServerState, named: Option<NodeId>) -> Option<NodeId> {
     named.filter(|id| *id != me || state == ServerState::Leader)
-}
-
-async fn read_index_round(raft: &Raft, network: &Network<AnyTransport>) -> Result<u64, Error> {
-    let leader = known_leader(&raft.server_metrics().borrow_watched());
-    if leader == Some(*raft.node_id()) {
-        if mutants::active(Mutant::ReadIndexWithoutQuorum) {
-            return committed_next_index(raft, true);
-        }
-        return match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-            Ok(_) if mutants::active(Mutant::ReadIndexBeforeOwnTerm) => committed_next_index(raft, false),
-            Ok(linearizer) => Ok(linearizer.read_log_id().index() + 1),
-            Err(RaftError::APIError(
-                LinearizableReadError::ForwardToLeader(_) | LinearizableReadError::QuorumNotEnough(_),
-            )) => Err(Error::no_leader()),
-            Err(RaftError::Fatal(e)) => {
-                Err(Error::new(hexkv_client::api::Code::Unavailable, format!("this node stops: {e}")))
-            }
-        };
-    }
-    let Some(leader) = leader else { return Err(Error::no_leader()) };
-    let Some(address) = network.address_book().get(leader) else { return Err(Error::no_leader()) };
-    match network.request(leader, &address, PeerRequest::ReadIndex, READ_INDEX_TIMEOUT).await {
-        Ok(PeerResponse::ReadIndex(index)) => Ok(index),
-        Ok(PeerResponse::Error(e)) => Err(e.into()),
-        Ok(other) => Err(Error::new(hexkv_client::api::Code::Internal, format!("unexpected answer {other:?}"))),
-        Err(e) => {
-            tracing::debug!(error = %e, "the leader did not answer a read index request");
-            Err(Error::no_leader())
-        }
-    }
-}
-
-/// The read index that a mutant gives: this node's bare commit index, of its own term or of any.
-fn committed_next_index(raft: &Raft, of_own_term: bool) -> Result<u64, Error> {
-    let metrics = raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let committed = metrics.local_committed.filter(|id| !of_own_term || id.leader_id.term == metrics.current_term);
-    committed.map(|id| id.index + 1).ok_or_else(Error::no_leader)
 }
 
 /// Triggers a snapshot whenever the log has grown by more than the last snapshot's size (DESIGN: at most
@@ -309,7 +327,21 @@ async fn snapshot_when_due(raft: Raft, log: LogStore, state: State, log_bytes_mi
 
 #[cfg(test)]
 mod tests {
+    use openraft::{
+        type_config::alias::LeaderIdOf,
+        vote::{RaftLeaderId, RaftVote},
+    };
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restarted_node_that_followed_another_votes_after_the_longest_election_timeout() {
+        let lease = Duration::from_millis(400);
+        let vote = |node| Some(Vote::from_leader_id(LeaderIdOf::<TypeConfig>::new(4, node), true));
+        assert_eq!(votes_from(lease, 1, None), None, "fresh");
+        assert_eq!(votes_from(lease, 1, vote(1)), None, "it led, or stood itself");
+        assert_eq!(votes_from(lease, 1, vote(2)), Some(Instant::now() + lease));
+    }
 
     #[test]
     fn a_node_that_led_before_its_restart_is_not_its_own_leader() {

@@ -81,6 +81,14 @@ impl Error {
         )
     }
 
+    /// 429: for listings that found no room in their time.
+    pub fn scans_overloaded() -> Self {
+        Self::new(
+            Code::Overloaded,
+            "too many listings are being read; retry after the time in Retry-After, or give this one more time (timeout=)",
+        )
+    }
+
     /// The problem document.
     pub fn problem(&self) -> Problem {
         Problem {

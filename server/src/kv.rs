@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hexkv_client::api::Code;
-use hexkv_raft_net::rpc::{PeerRequest, PeerResponse, ReadRequest, ReadResult};
+use hexkv_raft_net::rpc::{PeerError, PeerRequest, PeerResponse, ReadRequest, ReadResult};
 use hexkv_store::mutants::{self, Mutant};
 use hexkv_store::record::{ListPage, ListRequest, Record};
 use tokio::time::Instant;
@@ -13,7 +13,7 @@ use crate::{
     core::Core,
     error::Error,
     node::{Node, Position},
-    reads::wait_applied,
+    reads::{Basis, wait_applied},
     service::read_without_blocking,
 };
 
@@ -24,6 +24,8 @@ pub enum Consistency {
     /// Everything acknowledged before the read began.
     #[default]
     Linearizable,
+    /// The same, as long as clocks run at about the same rate: see [`Basis::Lease`].
+    Lease,
     /// This node's state, which may lag.
     Stale,
 }
@@ -76,7 +78,11 @@ impl Node {
         }
         if self.position() == Position::Standby {
             let core = self.serving_core()?;
-            let read = self.ask_leader(PeerRequest::Read(request), options.timeout).await?;
+            let request = match options.consistency {
+                Consistency::Lease => PeerRequest::LeaseRead(request),
+                Consistency::Linearizable | Consistency::Stale => PeerRequest::Read(request),
+            };
+            let read = self.ask_leader(request, options.timeout).await?;
             return match read {
                 PeerResponse::Read(result) if result.revision() < options.min_revision => {
                     Err(behind(result.revision(), options.min_revision))
@@ -100,7 +106,11 @@ impl Node {
         let staleness = match options.consistency {
             Consistency::Linearizable if mutants::active(Mutant::LocalRead) => None,
             Consistency::Linearizable => {
-                confirm(&core, deadline).await?;
+                confirm(&core, Basis::Quorum, deadline).await?;
+                None
+            }
+            Consistency::Lease => {
+                confirm(&core, Basis::Lease, deadline).await?;
                 None
             }
             Consistency::Stale => Some(self.staleness(&core, options.max_staleness).await?),
@@ -110,7 +120,10 @@ impl Node {
         if core.state.revision() < revision_min {
             wait_revision(&core, revision_min, deadline).await?;
         }
-        Ok((read_without_blocking(self, &core, request).await?, staleness))
+        match read_without_blocking(self, &core, request, deadline).await {
+            Err(PeerError::Overloaded) => Err(Error::scans_overloaded()),
+            read => Ok((read?, staleness)),
+        }
     }
 
     /// How old this node's state may be; 503 when that is more than `max`, or cannot be told yet after a start.
@@ -124,8 +137,8 @@ impl Node {
         // Never confirmed since the start, or older than asked for: one attempt to become fresh. Before the
         // first confirmation the state may be older than what this node served before it was restarted.
         let began = Instant::now();
-        let confirmed =
-            confirm(core, began + self.config.request_timeout.min(limit.max(Duration::from_millis(50)))).await;
+        let patience = self.config.request_timeout.min(limit.max(Duration::from_millis(50)));
+        let confirmed = confirm(core, Basis::Quorum, began + patience).await;
         match (confirmed, age) {
             (Ok(()), _) => Ok(began.elapsed()),
             (Err(e), Some(age)) => Err(stale(format!(
@@ -139,18 +152,21 @@ impl Node {
 
 /// Confirms a read index and waits until it is applied; a round that failed (an election) is repeated until
 /// the deadline.
-pub(crate) async fn confirm(core: &Core, deadline: Instant) -> Result<(), Error> {
+pub(crate) async fn confirm(core: &Core, basis: Basis, deadline: Instant) -> Result<(), Error> {
     const RETRY: Duration = Duration::from_millis(10);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let began = Instant::now();
-        match core.reads.confirm(left).await {
+        match core.reads.confirm(basis, left).await {
             Ok(index) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if !mutants::active(Mutant::ReadWithoutApply) {
                     wait_applied(&mut core.state.applied_watch(), index, left).await?;
                 }
-                core.reads.note_fresh(began);
+                // What stale reads say of their age does not rest on the leader's clock.
+                if basis == Basis::Quorum {
+                    core.reads.note_fresh(began);
+                }
                 return Ok(());
             }
             Err(e) if e.code == Code::Overloaded || left <= RETRY => return Err(e),

@@ -8,7 +8,7 @@
 //! | [`node`] | what lasts while cores come and go |
 //! | [`core`] | Raft, log and state of one life in one cluster |
 //! | [`proposals`], [`admission`] | the way of a change |
-//! | [`kv`], [`reads`] | the way of a read |
+//! | [`kv`], [`reads`], [`read_rounds`] | the way of a read |
 //! | [`formation`], [`membership`], [`reconciler`], [`monitor`] | how a cluster forms, changes and is watched |
 //! | [`watch`] | what changed, for whoever follows it |
 //! | [`leases`] | who lives how long |
@@ -38,6 +38,7 @@ pub mod monitor;
 pub mod naming;
 pub mod node;
 pub mod proposals;
+pub mod read_rounds;
 pub mod reads;
 pub mod rebuild;
 pub mod reconciler;

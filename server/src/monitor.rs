@@ -17,6 +17,7 @@ use crate::{
     core::Core,
     kv::confirm,
     node::{Node, Position},
+    reads::Basis,
     rebuild,
     service::state_hash,
 };
@@ -72,7 +73,7 @@ pub async fn run(node: Arc<Node>, core: Arc<Core>) {
 /// Keeps the bound on how old this node's state is small, so that stale reads can tell it without asking anyone. Answers
 /// whether a majority confirmed it.
 async fn stay_fresh(core: &Core) -> bool {
-    let confirmed = confirm(core, Instant::now() + ASK_TIMEOUT).await;
+    let confirmed = confirm(core, Basis::Quorum, Instant::now() + ASK_TIMEOUT).await;
     if let Err(e) = &confirmed {
         tracing::debug!(error = %e, "this node's state could not be confirmed");
     }

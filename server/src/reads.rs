@@ -1,6 +1,7 @@
-//! Linearizable reads: ReadIndex (Ongaro's thesis, 6.4), coalesced. One confirmation round runs at a time;
-//! every read that arrives meanwhile shares the next one. On the leader a round asks a quorum; elsewhere it
-//! asks the leader, whose own rounds coalesce again.
+//! What confirms a read: that this node's leader leads, and up to where the log must be applied. Reads share what
+//! confirms them. One round runs at a time; every read that arrives meanwhile shares the next one. On the leader a
+//! round asks a quorum (ReadIndex: Ongaro's thesis, 6.4), or looks at the lease that a quorum gave; elsewhere it asks
+//! the leader, whose own rounds are shared again.
 
 use std::{
     sync::{
@@ -26,27 +27,29 @@ const WAITERS_MAX: usize = 65_536;
 /// The answer of a round: all entries with a log index below it must be applied before the read.
 type RoundAnswer = Result<u64, Error>;
 /// Runs one round.
-type Round = Arc<dyn Fn() -> BoxFuture<'static, RoundAnswer> + Send + Sync>;
+pub type Round = Arc<dyn Fn() -> BoxFuture<'static, RoundAnswer> + Send + Sync>;
 
-/// Shares confirmation rounds among reads. Invariant: a read is answered only by a round that began after
-/// the read arrived.
-pub struct ReadIndex {
-    waiters: Arc<Mutex<Vec<oneshot::Sender<RoundAnswer>>>>,
-    arrived: Arc<Notify>,
-    fresh_at: Mutex<Option<Instant>>,
-    /// Newest revision that was answered here from another node's state.
-    borrowed: AtomicU64,
+/// What a read relies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// A majority that was asked since the read began. Trusts no clock.
+    Quorum,
+    /// The lease that a majority gave the leader. Trusts that clocks run at about the same rate.
+    Lease,
 }
 
-impl ReadIndex {
+/// Shares rounds of one kind among reads. Invariant: a read is answered only by a round that began after the read
+/// arrived. So a read is as of a moment after it was asked for, however late its answer gets out: a process that is
+/// paused between the round and the answer shows nothing that was replaced before the read began.
+struct Lane {
+    waiters: Arc<Mutex<Vec<oneshot::Sender<RoundAnswer>>>>,
+    arrived: Arc<Notify>,
+}
+
+impl Lane {
     /// Starts the task that runs the rounds, until `cancel`.
-    pub fn start(round: Round, cancel: CancellationToken, tasks: &TaskTracker) -> Self {
-        let this = Self {
-            waiters: Arc::default(),
-            arrived: Arc::default(),
-            fresh_at: Mutex::default(),
-            borrowed: AtomicU64::new(0),
-        };
+    fn start(round: Round, cancel: CancellationToken, tasks: &TaskTracker) -> Self {
+        let this = Self { waiters: Arc::default(), arrived: Arc::default() };
         let (waiters, arrived) = (this.waiters.clone(), this.arrived.clone());
         tasks.spawn(async move {
             loop {
@@ -71,8 +74,8 @@ impl ReadIndex {
         this
     }
 
-    /// Waits for a round that begins after this call. The answer is an exclusive log index.
-    pub async fn confirm(&self, timeout: Duration) -> RoundAnswer {
+    /// Waits for a round that begins after this call.
+    async fn confirm(&self, timeout: Duration) -> RoundAnswer {
         let (tx, rx) = oneshot::channel();
         {
             let mut waiters = self.waiters.lock();
@@ -85,6 +88,35 @@ impl ReadIndex {
         match tokio::time::timeout(timeout, rx).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(Error::no_leader()),
+        }
+    }
+}
+
+/// What confirms reads, and what is known of the age of this node's state.
+pub struct ReadIndex {
+    quorum: Lane,
+    lease: Lane,
+    fresh_at: Mutex<Option<Instant>>,
+    /// Newest revision that was answered here from another node's state.
+    borrowed: AtomicU64,
+}
+
+impl ReadIndex {
+    /// Starts the tasks that run the rounds, until `cancel`.
+    pub fn start(quorum: Round, lease: Round, cancel: &CancellationToken, tasks: &TaskTracker) -> Self {
+        Self {
+            quorum: Lane::start(quorum, cancel.clone(), tasks),
+            lease: Lane::start(lease, cancel.clone(), tasks),
+            fresh_at: Mutex::default(),
+            borrowed: AtomicU64::new(0),
+        }
+    }
+
+    /// Waits for a round that begins after this call. The answer is an exclusive log index.
+    pub async fn confirm(&self, basis: Basis, timeout: Duration) -> RoundAnswer {
+        match basis {
+            Basis::Quorum => self.quorum.confirm(timeout).await,
+            Basis::Lease => self.lease.confirm(timeout).await,
         }
     }
 
@@ -143,8 +175,8 @@ mod tests {
             })
         });
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let reads = Arc::new(ReadIndex::start(round, cancel.clone(), &tasks));
-        let confirm = |reads: Arc<ReadIndex>| tokio::spawn(async move { reads.confirm(Duration::from_secs(10)).await });
+        let reads = Arc::new(Lane::start(round, cancel.clone(), &tasks));
+        let confirm = |reads: Arc<Lane>| tokio::spawn(async move { reads.confirm(Duration::from_secs(10)).await });
         let first = confirm(reads.clone());
         while rounds.load(Ordering::SeqCst) == 0 {
             tokio::task::yield_now().await;

@@ -12,13 +12,17 @@ use hexkv_store::{
     record::KeyRecord, state_machine::StateMachine,
 };
 use openraft::async_runtime::WatchReceiver;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     core::{Core, Raft, WriteError},
     error::Error,
     leases::{keep_alive_here, lease_here, leases_here},
     node::{Node, wire_identity},
-    reads::wait_applied,
+    reads::{Basis, wait_applied},
     reconciler::answering_now,
     watch::answer_changes,
 };
@@ -40,6 +44,10 @@ impl Service for NodeService {
 
     fn raft(&self) -> Option<Raft> {
         self.0.core().map(|c| c.raft.clone())
+    }
+
+    fn answers_votes(&self) -> bool {
+        self.0.core().is_none_or(|core| core.answers_votes())
     }
 
     fn snapshot_dir(&self) -> (SharedFs, PathBuf) {
@@ -69,21 +77,18 @@ async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> R
     match request {
         PeerRequest::ClusterInfo => unreachable!("answered above: it needs no core"),
         PeerRequest::Propose(proposal) => propose(node, &core, proposal).await,
-        PeerRequest::ReadIndex => {
-            leads(node, &core)?;
-            let index = core.reads.confirm(PEER_REQUEST_TIMEOUT).await.map_err(unavailable)?;
-            Ok(PeerResponse::ReadIndex(index))
-        }
-        PeerRequest::Read(read) => {
-            leads(node, &core)?;
-            let index = core.reads.confirm(PEER_REQUEST_TIMEOUT).await.map_err(unavailable)?;
-            wait_applied(&mut core.state.applied_watch(), index, PEER_REQUEST_TIMEOUT).await.map_err(unavailable)?;
-            read_without_blocking(node, &core, read).await.map(PeerResponse::Read)
-        }
+        PeerRequest::ReadIndex => read_index(node, &core, Basis::Quorum).await.map(PeerResponse::ReadIndex),
+        PeerRequest::LeaseIndex => read_index(node, &core, Basis::Lease).await.map(PeerResponse::ReadIndex),
+        PeerRequest::Read(read) => read_for(node, &core, read, Basis::Quorum).await,
+        PeerRequest::LeaseRead(read) => read_for(node, &core, read, Basis::Lease).await,
         PeerRequest::Admit(member) => admit(node, &core, from, member).await,
         PeerRequest::MemberHealth => {
             leads(node, &core)?;
             Ok(PeerResponse::MemberHealth(member_health(node, &core)))
+        }
+        PeerRequest::Explain => {
+            leads(node, &core)?;
+            Ok(PeerResponse::Explained(core.explanation.read().clone()))
         }
         PeerRequest::TransferLeader(to) => {
             leads(node, &core)?;
@@ -109,18 +114,44 @@ async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> R
     }
 }
 
+async fn read_index(node: &Node, core: &Core, basis: Basis) -> Result<u64, PeerError> {
+    leads(node, core)?;
+    core.reads.confirm(basis, PEER_REQUEST_TIMEOUT).await.map_err(unavailable)
+}
+
+async fn read_for(node: &Node, core: &Arc<Core>, read: ReadRequest, basis: Basis) -> Result<PeerResponse, PeerError> {
+    let index = read_index(node, core, basis).await?;
+    wait_applied(&mut core.state.applied_watch(), index, PEER_REQUEST_TIMEOUT).await.map_err(unavailable)?;
+    read_without_blocking(node, core, read, Instant::now() + PEER_REQUEST_TIMEOUT).await.map(PeerResponse::Read)
+}
+
 /// Reads this node's own state: a key at once, a range on a thread of its own, since it may take long and go to disk.
-pub async fn read_without_blocking(node: &Node, core: &Arc<Core>, read: ReadRequest) -> Result<ReadResult, PeerError> {
+/// [`PeerError::Overloaded`] when other ranges are being read until `deadline`.
+pub async fn read_without_blocking(
+    node: &Node,
+    core: &Arc<Core>,
+    read: ReadRequest,
+    deadline: Instant,
+) -> Result<ReadResult, PeerError> {
     if let ReadRequest::Get { .. } = read {
         return read_here(core, read);
     }
-    let room = node.scans.clone().acquire_owned().await.map_err(|e| PeerError::Unavailable(e.to_string()))?;
+    let room = scan_room(&node.scans, deadline).await?;
     let core = core.clone();
     let scan = node.environment.driver.run(move || {
         let _room = room;
         read_here(&core, read)
     });
     scan.await.unwrap_or_else(|e| Err(PeerError::Unavailable(format!("the listing broke off: {e}"))))
+}
+
+/// Room for reading one range, in the order of asking. It is given back when the range is read: a client that takes its answer
+/// slowly does not hold it.
+async fn scan_room(scans: &Arc<Semaphore>, deadline: Instant) -> Result<OwnedSemaphorePermit, PeerError> {
+    match timeout_at(deadline, scans.clone().acquire_owned()).await {
+        Ok(room) => room.map_err(|e| PeerError::Unavailable(e.to_string())),
+        Err(_) => Err(PeerError::Overloaded),
+    }
 }
 
 fn read_here(core: &Core, read: ReadRequest) -> Result<ReadResult, PeerError> {
@@ -234,5 +265,28 @@ pub(crate) fn unavailable(e: Error) -> PeerError {
     match e.code {
         hexkv_client::api::Code::Overloaded => PeerError::Overloaded,
         _ => PeerError::Unavailable(e.detail),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn room_for_a_scan_is_waited_for_in_order_and_not_beyond_the_deadline() {
+        let scans = Arc::new(Semaphore::new(1));
+        let began = Instant::now();
+        let held = scan_room(&scans, began).await.expect("there is room");
+        let refused = scan_room(&scans, began + Duration::from_secs(5)).await;
+        assert!(matches!(refused, Err(PeerError::Overloaded)), "{refused:?}");
+        assert_eq!(began.elapsed(), Duration::from_secs(5));
+        let waiting = tokio::spawn({
+            let scans = scans.clone();
+            async move { scan_room(&scans, Instant::now() + Duration::from_secs(5)).await }
+        });
+        tokio::task::yield_now().await;
+        drop(held);
+        assert!(scans.clone().try_acquire_owned().is_err(), "who waits comes before who asks now");
+        drop(waiting.await.expect("joined").expect("there is room"));
     }
 }

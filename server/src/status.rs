@@ -1,9 +1,14 @@
 //! What `GET /api/cluster/status` and the health routes answer.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, UNIX_EPOCH},
+};
 
-use hexkv_client::api::{ClusterStatus, HealthAnswer, MemberState, MemberStatus, NodeHealth, Role};
-use hexkv_raft_net::rpc::{ClusterInfo, MemberHealth, PeerRequest, PeerResponse};
+use hexkv_client::api::{
+    ClusterStatus, Code, ExplainAnswer, HealthAnswer, MemberState, MemberStatus, MembershipStep, NodeHealth, Role,
+};
+use hexkv_raft_net::rpc::{ClusterInfo, Explanation, MemberHealth, PeerRequest, PeerResponse};
 use hexkv_store::NodeId;
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::Instant;
@@ -12,6 +17,7 @@ use crate::{
     error::Error,
     kv::confirm,
     node::{Node, Position},
+    reads::Basis,
     service::member_health,
 };
 
@@ -49,6 +55,23 @@ impl Node {
             applied_index: info.applied_index,
             revision: info.revision,
         }
+    }
+
+    /// What the leader sees of the membership, waits for, and did.
+    ///
+    /// # Errors
+    /// 503 when no leader could be asked.
+    pub async fn explain(&self) -> Result<ExplainAnswer, Error> {
+        let Explanation { remarks, steps } = match self.ask_leader(PeerRequest::Explain, LEADER_VIEW_TIMEOUT).await? {
+            PeerResponse::Explained(explanation) => explanation,
+            other => return Err(Error::new(Code::Internal, format!("unexpected answer of the leader: {other:?}"))),
+        };
+        let shown = |step: hexkv_raft_net::rpc::MembershipStep| {
+            let time = UNIX_EPOCH + Duration::from_millis(step.time_ms);
+            let time = humantime::format_rfc3339_millis(time).to_string();
+            MembershipStep { time, step: step.step, refused: step.refused }
+        };
+        Ok(ExplainAnswer { remarks, steps: steps.into_iter().map(shown).collect() })
     }
 
     async fn health_of_members(&self, info: &ClusterInfo) -> Option<BTreeMap<NodeId, MemberHealth>> {
@@ -120,7 +143,7 @@ impl Node {
             ));
         }
         match self.position() {
-            Position::Holder => confirm(&core, Instant::now() + READY_TIMEOUT).await,
+            Position::Holder => confirm(&core, Basis::Quorum, Instant::now() + READY_TIMEOUT).await,
             Position::Standby => self.ask_leader(PeerRequest::ReadIndex, READY_TIMEOUT).await.map(|_| ()),
             Position::Outside => Err(self.why_no_leader()),
         }

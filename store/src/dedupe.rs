@@ -1,7 +1,8 @@
 //! Idempotency keys: a change that is sent again is answered with what its first attempt did, and changes nothing.
 //!
 //! The outcomes of changes with a key are replicated state: they are in the log's order, in snapshots and in the state
-//! hash. They expire by log time, so that every node forgets the same ones at the same entry.
+//! hash. They expire by the log's clock ([`crate::clock::LogClock`]), so that every node forgets the same ones at the same entry, and none
+//! because a wall clock jumped.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// Longest idempotency key, in bytes; the shortest has one.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 64;
-/// An outcome is kept at least so long, in milliseconds of log time.
+/// An outcome is kept at least so long, in milliseconds of the log's clock.
 pub const DEDUPE_RETENTION_MS: u64 = 10 * 60 * 1000;
 /// Most outcomes that are kept. While as many are younger than [`DEDUPE_RETENTION_MS`], a change with a new key is
 /// refused: to forget one of them would be to break the promise.
@@ -69,8 +70,8 @@ impl Fingerprint {
 pub struct DedupeEntry {
     /// Log index of the change.
     pub index: u64,
-    /// Log time of the change, in milliseconds since the Unix epoch.
-    pub time_ms: u64,
+    /// The log's clock at the change, in milliseconds.
+    pub clock_ms: u64,
     /// The client's key.
     pub key: Bytes,
     /// What was asked.

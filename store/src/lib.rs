@@ -22,6 +22,7 @@
 //! | [`error`] | what can go wrong |
 
 pub mod change_log;
+pub mod clock;
 pub mod codec;
 pub mod command;
 pub mod dedupe;

@@ -46,6 +46,9 @@ pub struct Proposal {
     /// Wall clock of the leader that proposed it, in milliseconds since the Unix epoch. Stamped by the
     /// leader, so that apply needs no clock.
     pub time_ms: u64,
+    /// For how long that leader has run, in milliseconds, by its monotonic clock: apply counts time by it, because wall
+    /// clocks jump.
+    pub uptime_ms: u64,
     /// For a change that its client may send again.
     pub idempotency: Option<Idempotency>,
     /// The encoded [`Command`].
@@ -53,9 +56,9 @@ pub struct Proposal {
 }
 
 impl Proposal {
-    /// Encodes `command`; `time_ms` is stamped later by the leader.
+    /// Encodes `command`; the leader stamps its times later.
     pub fn new(command: &Command) -> Self {
-        Self { time_ms: 0, idempotency: None, body: codec::encode(command).into() }
+        Self { time_ms: 0, uptime_ms: 0, idempotency: None, body: codec::encode(command).into() }
     }
 
     /// The same proposal, done once however often it is proposed.
@@ -70,7 +73,7 @@ impl Proposal {
 
     /// Approximate size in the log, in bytes.
     pub fn size_bytes(&self) -> usize {
-        self.body.len() + self.idempotency.as_ref().map_or(0, Idempotency::size_bytes) + 48
+        self.body.len() + self.idempotency.as_ref().map_or(0, Idempotency::size_bytes) + 56
     }
 }
 

@@ -32,18 +32,8 @@ pub fn binary(name: &str) -> PathBuf {
         let test = std::env::current_exe().expect("the test binary has a path");
         let dir = test.parent().and_then(Path::parent).expect("it lies in target/PROFILE/deps").to_path_buf();
         let mut build = Command::new(env!("CARGO"));
-        build.args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--bins",
-            "-p",
-            "hexkv-server",
-            "-p",
-            "hexkv-client",
-            "-p",
-            "jepsen-like",
-        ]);
+        // All of the workspace: with fewer packages features would be resolved anew, and everything compiled again.
+        build.args(["build", "--quiet", "--locked", "--bins", "--workspace"]);
         if dir.ends_with("release") {
             build.arg("--release");
         }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Ttl;
 
 /// `POST /api/locks/{name}`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockRequest {
@@ -13,13 +14,16 @@ pub struct LockRequest {
     pub ttl: Option<Ttl>,
     /// How long to wait for those who came before; not at all unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(pattern = r"^[0-9]{1,3}(ms|s)$", example = "10s"))]
     pub wait: Option<String>,
     /// Who asks, for others to read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(max_length = 1024, example = "host-1"))]
     pub owner: Option<String>,
 }
 
 /// Answer to taking and renewing a lock.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockAnswer {
     /// Renews and releases it.
@@ -31,14 +35,17 @@ pub struct LockAnswer {
 }
 
 /// `POST /api/locks/{name}/renew`, `POST /api/elections/{name}/renew`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RenewRequest {
     /// As it was given.
+    #[cfg_attr(feature = "openapi", schema(pattern = r"^[1-9][0-9]{0,18}$", example = "5912837465018273"))]
     pub token: String,
 }
 
 /// Who holds a lock.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockHolder {
     /// As it said.
@@ -48,6 +55,7 @@ pub struct LockHolder {
 }
 
 /// `GET /api/locks/{name}`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockStatus {
     /// The holder; null when it is free.
@@ -59,6 +67,7 @@ pub struct LockStatus {
 }
 
 /// `DELETE /api/locks/{name}?token=` and `DELETE /api/elections/{name}?token=`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseAnswer {
     /// Always true: what was not held is an error.
@@ -66,23 +75,28 @@ pub struct ReleaseAnswer {
 }
 
 /// `POST /api/elections/{name}`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CampaignRequest {
     /// Who stands for election.
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 1024, example = "host-1"))]
     pub candidate: String,
     /// What it tells everyone once it leads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(max_length = 1024, example = "10.0.0.1:9000"))]
     pub value: Option<String>,
     /// Time to live of its leadership unless it is renewed; 30 s unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Ttl>,
     /// How long to wait for leadership; not at all unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(pattern = r"^[0-9]{1,3}(ms|s)$", example = "10s"))]
     pub wait: Option<String>,
 }
 
 /// Answer to winning an election, and to renewing it.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CampaignAnswer {
     /// Renews and resigns.
@@ -95,6 +109,7 @@ pub struct CampaignAnswer {
 }
 
 /// Who leads.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leader {
     /// As it said.
@@ -107,6 +122,7 @@ pub struct Leader {
 }
 
 /// `GET /api/elections/{name}`, and the data of each event of `GET /api/elections/{name}?watch`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ElectionStatus {
     /// Null when nobody leads.
@@ -118,12 +134,15 @@ pub struct ElectionStatus {
 }
 
 /// `PUT /api/registry/{name}`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegisterRequest {
     /// Who has the name: only it can change or renew it.
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 1024, example = "host-1"))]
     pub owner: String,
     /// Where it is.
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 1024, example = "10.0.0.1:5432"))]
     pub address: String,
     /// Time to live unless it is registered again; 30 s unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -131,6 +150,7 @@ pub struct RegisterRequest {
 }
 
 /// A registered name.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registration {
     /// The name.
@@ -146,6 +166,7 @@ pub struct Registration {
 }
 
 /// `GET /api/registry`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistryAnswer {
     /// In the order of names.
@@ -155,6 +176,7 @@ pub struct RegistryAnswer {
 }
 
 /// `DELETE /api/registry/{name}`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnregisterAnswer {
     /// Always true: what was not there is an error.

@@ -69,7 +69,29 @@ impl<'de> Deserialize<'de> for Ttl {
     }
 }
 
+#[cfg(feature = "openapi")]
+impl utoipa::PartialSchema for Ttl {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, SchemaType, Type};
+        // Any sum of times within the limits is taken, `1h 30m` too; what is written here is always within them.
+        let text = ObjectBuilder::new()
+            .schema_type(SchemaType::new(Type::String))
+            .pattern(Some("^[1-9][0-9]{3,9}ms$|^[1-9][0-9]{0,6}s$|^[1-9][0-9]{0,4}m$|^[1-9][0-9]{0,2}h$"))
+            .examples([serde_json::json!("30s")]);
+        let seconds =
+            ObjectBuilder::new().schema_type(SchemaType::new(Type::Integer)).minimum(Some(1)).maximum(Some(31_536_000));
+        OneOfBuilder::new()
+            .item(text)
+            .item(seconds)
+            .description(Some("A time to live of 1 s to 365 days: a text such as `30s`, or a number of seconds."))
+            .into()
+    }
+}
+#[cfg(feature = "openapi")]
+impl utoipa::ToSchema for Ttl {}
+
 /// `POST /api/leases`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LeaseRequest {
@@ -78,22 +100,26 @@ pub struct LeaseRequest {
 }
 
 /// Answer to a grant and to a keepalive.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseAnswer {
     /// The lease; below 2^53, so that every JSON reader takes it exactly.
     pub id: u64,
     /// Its time to live, counted from when the request arrived at the leader, at the earliest.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "30s"))]
     pub ttl: Ttl,
     /// The same in milliseconds.
     pub ttl_ms: u64,
 }
 
 /// `GET /api/leases/{id}`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseStatusAnswer {
     /// The lease.
     pub id: u64,
     /// Its time to live.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "30s"))]
     pub ttl: Ttl,
     /// The same in milliseconds.
     pub ttl_ms: u64,
@@ -111,11 +137,13 @@ pub struct LeaseStatusAnswer {
 }
 
 /// One lease in a listing.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseItem {
     /// The lease.
     pub id: u64,
     /// Its time to live.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "30s"))]
     pub ttl: Ttl,
     /// The same in milliseconds.
     pub ttl_ms: u64,
@@ -124,6 +152,7 @@ pub struct LeaseItem {
 }
 
 /// `GET /api/leases`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseListAnswer {
     /// The leases, by id.

@@ -21,6 +21,7 @@ pub use txn::{
 pub use watch::{CompactAnswer, CompactRequest, WatchChange, WatchClosed, WatchCompacted, WatchProgress};
 
 /// Answer to a put.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutAnswer {
     /// Revision of the change.
@@ -38,6 +39,7 @@ pub struct PutAnswer {
 }
 
 /// Answer to a delete.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeleteAnswer {
     /// Revision of the change, or the store's revision when there was nothing to delete.
@@ -50,6 +52,7 @@ pub struct DeleteAnswer {
 }
 
 /// One record in JSON.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
     /// The key, when it is UTF-8.
@@ -76,6 +79,7 @@ pub struct Item {
 }
 
 /// Answer to a listing.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListAnswer {
     /// The records, in the order asked for.
@@ -89,6 +93,7 @@ pub struct ListAnswer {
 }
 
 /// Role of a member.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -111,6 +116,7 @@ impl fmt::Display for Role {
 }
 
 /// Whether a member answers.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MemberState {
@@ -133,6 +139,7 @@ impl fmt::Display for MemberState {
 }
 
 /// One member in a status answer.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberStatus {
     /// Full name.
@@ -158,6 +165,7 @@ pub struct MemberStatus {
 }
 
 /// `GET /api/cluster/status`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterStatus {
     /// The cluster's id, in hexadecimal; null before there is one.
@@ -182,7 +190,30 @@ pub struct ClusterStatus {
     pub revision: u64,
 }
 
+/// `GET /api/cluster/explain`: why the membership is as it is.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainAnswer {
+    /// What the leader sees and waits for, in sentences, the most important first.
+    pub remarks: Vec<String>,
+    /// What it last did about the membership, the oldest first.
+    pub steps: Vec<MembershipStep>,
+}
+
+/// One step of the leader towards the membership that the cluster should have.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembershipStep {
+    /// When it ended, by the leader's wall clock, as RFC 3339.
+    pub time: String,
+    /// What was to be done.
+    pub step: String,
+    /// Why it was not taken; null when it was.
+    pub refused: Option<String>,
+}
+
 /// `GET /api/cluster/members`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MembersAnswer {
     /// All members, by name.
@@ -190,10 +221,12 @@ pub struct MembersAnswer {
 }
 
 /// `POST /api/cluster/join`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JoinRequest {
     /// `name@host` or `name@host:raft-port` of any member of the cluster to join.
+    #[cfg_attr(feature = "openapi", schema(min_length = 3, max_length = 512, example = "hex_hub1@127.0.0.1"))]
     pub node: String,
     /// Give up the data that the joining node has (it is kept aside on its disk).
     #[serde(default)]
@@ -201,22 +234,27 @@ pub struct JoinRequest {
 }
 
 /// `POST /api/cluster/transfer-leader`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransferLeaderRequest {
     /// Full name of the voter that shall lead.
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, example = "hex_hub2@127.0.0.1"))]
     pub to: String,
 }
 
 /// `PUT /api/cluster/replication-factor`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicationFactorRequest {
     /// How many voters the cluster shall aim at.
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 64, example = 3))]
     pub value: u32,
 }
 
 /// `GET /api/cluster/hash`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HashAnswer {
     /// Log index up to which the state is applied.
@@ -228,6 +266,7 @@ pub struct HashAnswer {
 }
 
 /// `GET /health` and `/health/ready`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthAnswer {
     /// `ok`, `degraded` or `unavailable`.
@@ -238,6 +277,7 @@ pub struct HealthAnswer {
 }
 
 /// `GET /api/health`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeHealth {
     /// Full name of the node.
@@ -251,6 +291,7 @@ pub struct NodeHealth {
 }
 
 /// RFC 9457 problem details.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// A URI reference that names the kind of problem.
@@ -267,6 +308,7 @@ pub struct Problem {
 }
 
 /// Kinds of problems.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Item;
 
 /// `put` and `delete`: one changed key.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchChange {
     /// The revision that changed it; the same for all events of one revision.
@@ -38,6 +39,7 @@ pub struct WatchChange {
 }
 
 /// `progress`: everything up to `revision` was sent. `overflow` has the same form: the watch may be resumed after it.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchProgress {
     /// The revision.
@@ -45,6 +47,7 @@ pub struct WatchProgress {
 }
 
 /// `compacted`: what was wanted is gone.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchCompacted {
     /// First revision that was wanted.
@@ -56,6 +59,7 @@ pub struct WatchCompacted {
 }
 
 /// `closed`: the node cannot go on with the watch; another one can.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchClosed {
     /// The watch may be resumed after this revision.
@@ -65,14 +69,17 @@ pub struct WatchClosed {
 }
 
 /// `POST /api/compact`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CompactRequest {
     /// The oldest revision that stays readable.
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, example = 1))]
     pub revision: u64,
 }
 
 /// Answer to a compaction.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompactAnswer {
     /// The oldest revision that can be read from now on.

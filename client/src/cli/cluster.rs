@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use futures_util::future::join_all;
-use hexkv_client::api::{ClusterStatus, HashAnswer, MemberStatus};
+use hexkv_client::api::{ClusterStatus, ExplainAnswer, HashAnswer, MemberStatus};
 use hexkv_client::cluster::HealthCheck;
 use hexkv_client::local::{LocalCluster, Probe};
 use hexkv_client::{Endpoint, Error};
@@ -37,39 +37,54 @@ pub enum Verb {
         discard_local_data: bool,
     },
     /// Makes the node that --endpoints names leave its cluster
-    #[command(after_help = "The command is sent to the node that leaves.\n\nExample:\n  \
+    #[command(after_help = "The command is sent to the node that leaves.\n\nExamples:\n  \
                       client --endpoints 127.0.0.1:4020 leave")]
     Leave,
     /// Shows the cluster: leader, members, how far each has come
-    Status,
+    #[command(
+        after_help = "Examples:\n  client status\n  client status --explain\n  client --endpoints 127.0.0.1:4010 -o json status"
+    )]
+    Status {
+        /// And why: what the leader sees of the membership, waits for, and did last
+        #[arg(long)]
+        explain: bool,
+    },
     /// Lists the members
+    #[command(after_help = "Examples:\n  client members")]
     Members,
     /// Removes a member that is dead for good
+    #[command(after_help = "Examples:\n  client remove hex_hub3@127.0.0.1")]
     Remove {
         /// Its full name, like hex_hub3@127.0.0.1
         name: String,
     },
     /// Makes another voter the leader
+    #[command(after_help = "Examples:\n  client transfer-leader hex_hub2@127.0.0.1")]
     TransferLeader {
         /// Its full name, like hex_hub2@127.0.0.1
         name: String,
     },
     /// Sets how many voters hold the data
+    #[command(after_help = "Examples:\n  client replication-factor 5")]
     ReplicationFactor {
         /// 3 survives the loss of one node, 5 of two
         n: u32,
     },
     /// Compares the state hashes of all members; code 1 when two differ at the same applied index
+    #[command(after_help = "Examples:\n  client hash")]
     Hash,
     /// Asks each node that --endpoints names whether it can serve; code 3 unless all can
+    #[command(after_help = "Examples:\n  client --endpoints 127.0.0.1:4000,127.0.0.1:4010,127.0.0.1:4020 health")]
     Health,
     /// Shows which nodes of a cluster on this machine answer, by BASE_HTTP_PORT and PORT_SPACING
+    #[command(after_help = "Examples:\n  client discover --size 5")]
     Discover {
         /// Look at this many [default: CLUSTER_SIZE, else 3]
         #[arg(long)]
         size: Option<u32>,
     },
     /// Waits until a cluster on this machine is formed, 30s unless --timeout says otherwise
+    #[command(after_help = "Examples:\n  client wait --size 3 --timeout 1m")]
     Wait {
         /// Nodes it has [default: CLUSTER_SIZE, else 3]
         #[arg(long)]
@@ -88,7 +103,11 @@ pub async fn run(global: &Global, verb: Verb) -> Result<(), Failure> {
             global.client(MEMBERSHIP_TIMEOUT)?.leave().await?;
             done(global, "left the cluster")
         }
-        Verb::Status => print_status(global, &global.client(TIMEOUT)?.status().await?),
+        Verb::Status { explain: false } => print_status(global, &global.client(TIMEOUT)?.status().await?),
+        Verb::Status { explain: true } => {
+            let client = global.client(TIMEOUT)?;
+            explain(global, &client.status().await?, &client.explain().await?)
+        }
         Verb::Members => {
             let members = global.client(TIMEOUT)?.members().await?;
             match global.output {
@@ -146,6 +165,27 @@ fn print_status(global: &Global, status: &ClusterStatus) -> Result<(), Failure> 
         status.revision,
     ))?;
     print_members(&status.members, status.leader.as_deref())
+}
+
+fn explain(global: &Global, status: &ClusterStatus, why: &ExplainAnswer) -> Result<(), Failure> {
+    if global.output == Output::Json {
+        return output::json(&serde_json::json!({ "status": status, "explanation": why }));
+    }
+    print_status(global, status)?;
+    output::line("")?;
+    for remark in &why.remarks {
+        output::line(&format!("- {remark}"))?;
+    }
+    if why.steps.is_empty() {
+        return Ok(());
+    }
+    output::line("")?;
+    let mut table = output::table(&["TIME", "STEP", "RESULT"]);
+    for step in &why.steps {
+        let result = step.refused.as_ref().map_or("done".to_owned(), |refused| format!("not taken: {refused}"));
+        table.add_row([step.time.clone(), step.step.clone(), result]);
+    }
+    output::print_table(&table)
 }
 
 fn print_members(members: &[MemberStatus], leader: Option<&str>) -> Result<(), Failure> {

@@ -4,7 +4,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use clap::Args;
-use hexkv_client::api::{CampaignRequest, LockRequest, Ttl};
+use hexkv_client::api::{CampaignRequest, ElectionStatus, LockRequest, Ttl};
 use hexkv_client::coordination::Holding;
 use hexkv_client::{Client, Error};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -17,7 +17,7 @@ use super::{Failure, Global, TIMEOUT};
 /// A command that does not end when it is told to, because what it needs was lost, is killed after this.
 const GRACE: Duration = Duration::from_secs(5);
 /// Exit code of a process that ended by signal N is this plus N, as in shells.
-const SIGNAL_BASE: i32 = 128;
+pub(super) const SIGNAL_BASE: i32 = 128;
 
 /// What is held, and how.
 #[derive(Debug, Args)]
@@ -37,9 +37,9 @@ refuse smaller fencing tokens than it has seen. When the lock is lost (nobody co
 SIGKILL 5 s later. The exit code is COMMAND's.
 
 Examples:
-  client lock backup -- ./backup.sh           waits for its turn
-  client lock backup --wait 0s -- ./backup.sh  ends with code 1 when another one holds it
-  client lock backup                           shows who holds it")]
+  client lock backup -- ./backup.sh              # waits for its turn
+  client lock backup --wait 0s -- ./backup.sh    # ends with code 1 when another one holds it
+  client lock backup                             # shows who holds it")]
 pub struct LockArguments {
     /// Name of the lock
     name: String,
@@ -60,7 +60,8 @@ is lost. Without COMMAND the leader is shown.
 
 Examples:
   client elect scheduler --candidate host-1 --value 10.0.0.1:9000 -- ./scheduler
-  client elect scheduler")]
+  client elect scheduler              # shows who leads
+  client elect scheduler --observe    # a line for each new leader, until Ctrl-C")]
 pub struct ElectArguments {
     /// Name of the election
     name: String,
@@ -72,6 +73,9 @@ pub struct ElectArguments {
     /// What the leader tells everyone
     #[arg(long)]
     value: Option<String>,
+    /// Show who leads, and each change of that, through whichever node answers, until Ctrl-C; with -o json one answer a line
+    #[arg(long, conflicts_with_all = ["candidate", "value", "command"])]
+    observe: bool,
     /// What to run while it leads; without it the leader is shown
     #[arg(last = true, value_name = "COMMAND", requires = "candidate")]
     command: Vec<String>,
@@ -105,25 +109,44 @@ pub async fn lock(global: &Global, arguments: LockArguments) -> Result<(), Failu
 
 /// Runs a command while it leads, or shows who leads.
 pub async fn elect(global: &Global, arguments: ElectArguments) -> Result<(), Failure> {
-    let ElectArguments { name, terms, candidate, value, command } = arguments;
+    let ElectArguments { name, terms, candidate, value, observe, command } = arguments;
+    if observe {
+        return self::observe(global, &name).await;
+    }
     let Some(candidate) = candidate.filter(|_| !command.is_empty()) else {
         let status = global.client(TIMEOUT)?.election(&name).await?;
-        return match (global.output, &status.leader) {
-            (Output::Json, _) => output::json(&status),
-            (Output::Table, None) => output::line("nobody leads"),
-            (Output::Table, Some(leader)) => output::line(&format!(
-                "{} leads, value {:?}, fencing token {}, {} waiting",
-                leader.candidate,
-                leader.value.as_deref().unwrap_or_default(),
-                leader.fencing_token,
-                status.candidates.len()
-            )),
+        return match global.output {
+            Output::Json => output::json(&status),
+            Output::Table => output::line(&described(&status)),
         };
     };
     let client = waiting(global, &terms)?;
     let request = CampaignRequest { candidate, value, ttl: Some(ttl(&terms)), wait: Some(text(terms.wait)) };
     let holding = interruptible(client.campaign(&name, &request)).await?;
     run_while_held(&global.client(TIMEOUT)?, holding, &command).await
+}
+
+/// Prints who leads, and each change of that.
+async fn observe(global: &Global, name: &str) -> Result<(), Failure> {
+    let mut observer = global.client(TIMEOUT)?.observe(name);
+    loop {
+        let status = observer.next().await?;
+        match global.output {
+            Output::Json => output::json_line(&status)?,
+            Output::Table => output::line(&described(&status))?,
+        }
+    }
+}
+
+fn described(status: &ElectionStatus) -> String {
+    let Some(leader) = &status.leader else { return "nobody leads".to_owned() };
+    format!(
+        "{} leads, value {:?}, fencing token {}, {} waiting",
+        leader.candidate,
+        leader.value.as_deref().unwrap_or_default(),
+        leader.fencing_token,
+        status.candidates.len()
+    )
 }
 
 /// A client whose calls may last as long as the wait.
@@ -150,7 +173,8 @@ async fn interruptible(asked: impl Future<Output = Result<Holding, Error>>) -> R
     }
 }
 
-async fn stopped() -> std::io::Result<Signal> {
+/// Waits for SIGTERM or SIGINT.
+pub(super) async fn stopped() -> std::io::Result<Signal> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {

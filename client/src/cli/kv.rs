@@ -34,7 +34,7 @@ pub enum Verb {
 /// How fresh a read is.
 #[derive(Debug, Args)]
 struct Freshness {
-    /// `stale` reads the asked node's own state
+    /// `linearizable`; `lease` trusts clocks and saves a round between nodes; `stale` reads the asked node's own state
     #[arg(long, default_value_t = Consistency::Linearizable)]
     consistency: Consistency,
     /// Wait until the asked node has this revision
@@ -52,6 +52,12 @@ impl Freshness {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  client get greeting
+  client get greeting --meta
+  client get greeting --consistency stale --min-revision 41
+  client get greeting --revision 41 > greeting.then")]
 pub struct Get {
     key: String,
     /// Print revisions and content type instead of the value
@@ -92,6 +98,12 @@ pub struct Put {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  client del greeting
+  client del greeting --if-match 41
+  client del --prefix users/
+  client del --all")]
 pub struct Del {
     #[arg(required_unless_present_any = ["prefix", "all"], conflicts_with_all = ["prefix", "all"])]
     key: Option<String>,
@@ -107,6 +119,12 @@ pub struct Del {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  client list users/ --keys-only
+  client list --start a --end b --limit 100
+  client list --count
+  client list users/ --revision 41 --all -o json")]
 pub struct List {
     /// Keys that begin with this
     #[arg(default_value = "")]

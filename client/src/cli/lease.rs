@@ -9,17 +9,24 @@ use super::{Failure, Global, TIMEOUT};
 /// A lease is kept alive so many times in its time to live: two attempts may fail.
 const KEEPALIVES_PER_TTL: u32 = 3;
 
+/// Shown with the help of all of them.
+pub const AFTER_HELP: &str = "\
+Examples:
+  client lease grant 30s                    # prints the lease's id, say 17
+  client put worker/7 here --lease 17
+  client lease keepalive 17                 # until Ctrl-C; 30 s later worker/7 is gone";
+
 /// Commands on leases.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Grants a lease that lives so long, like 30s
-    #[command(after_help = "Example:\n  ID=$(client lease grant 30s)\n  client put worker/7 here --lease $ID\n  \
-                      client lease keepalive $ID")]
+    #[command(after_help = "Examples:\n  client lease grant 30s\n  client -o json lease grant 365days")]
     Grant {
         /// 1s to 365 days
         ttl: Ttl,
     },
     /// Keeps a lease alive until it is interrupted
+    #[command(after_help = "Examples:\n  client lease keepalive 17\n  client lease keepalive 17 --once")]
     Keepalive {
         /// The lease
         id: u64,
@@ -28,16 +35,19 @@ pub enum Verb {
         once: bool,
     },
     /// Ends a lease, and removes all its keys
+    #[command(after_help = "Examples:\n  client lease revoke 17")]
     Revoke {
         /// The lease
         id: u64,
     },
     /// Shows how long a lease lives, and its keys
+    #[command(after_help = "Examples:\n  client lease show 17")]
     Show {
         /// The lease
         id: u64,
     },
     /// Lists all leases
+    #[command(after_help = "Examples:\n  client lease list\n  client lease list -o json")]
     List,
 }
 

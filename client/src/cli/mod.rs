@@ -2,8 +2,13 @@
 
 mod bench;
 mod cluster;
+mod completions;
+#[cfg(test)]
+mod examples;
+mod export;
 mod failure;
 mod hold;
+mod import;
 mod kv;
 mod lease;
 mod local_cluster;
@@ -97,14 +102,19 @@ enum Verb {
     /// Prints changes as they happen, until it is interrupted
     Watch(watch::Arguments),
     /// Forgets history below a revision
+    #[command(after_help = "Examples:\n  client compact 100000")]
     Compact {
         /// The oldest revision that stays readable
         revision: u64,
     },
     /// Does several operations at one revision, or none
     Txn(txn::Arguments),
+    /// Writes all records at one revision as JSON lines
+    Export(export::Arguments),
+    /// Puts an export's records back
+    Import(import::Arguments),
     /// Grants leases, keeps them alive and ends them: a key put with one goes when it ends
-    #[command(subcommand)]
+    #[command(subcommand, after_help = lease::AFTER_HELP)]
     Lease(lease::Verb),
     /// Runs a command while it holds a lock
     Lock(hold::LockArguments),
@@ -118,6 +128,8 @@ enum Verb {
     Bench(bench::Arguments),
     /// Runs a cluster of several nodes on this machine
     Cluster(local_cluster::Arguments),
+    /// Prints completions of this command line for a shell
+    Completions(completions::Arguments),
 }
 
 /// Carries out the command.
@@ -131,6 +143,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Verb::Watch(arguments) => watch::run(&global, arguments).await,
         Verb::Compact { revision } => watch::compact(&global, revision).await,
         Verb::Txn(arguments) => txn::run(&global, arguments).await,
+        Verb::Export(arguments) => export::run(&global, arguments).await,
+        Verb::Import(arguments) => import::run(&global, arguments).await,
         Verb::Lease(verb) => lease::run(&global, verb).await,
         Verb::Lock(arguments) => hold::lock(&global, arguments).await,
         Verb::Elect(arguments) => hold::elect(&global, arguments).await,
@@ -138,5 +152,6 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Verb::Members(verb) => cluster::run(&global, verb).await,
         Verb::Bench(arguments) => bench::run(&global, arguments).await,
         Verb::Cluster(arguments) => local_cluster::run(&global, arguments).await,
+        Verb::Completions(arguments) => completions::run(&arguments),
     }
 }

@@ -17,6 +17,7 @@ pub enum Verb {
     /// Registers a unique name, and keeps it until Ctrl-C
     Register(RegisterArguments),
     /// Takes a registered name out
+    #[command(after_help = "Examples:\n  client unregister db-main\n  client unregister db-main --owner host-1")]
     Unregister {
         /// The name
         name: String,
@@ -25,6 +26,7 @@ pub enum Verb {
         owner: Option<String>,
     },
     /// Shows registered names
+    #[command(after_help = "Examples:\n  client registry\n  client registry db-main -o json")]
     Registry {
         /// Only this one
         name: Option<String>,
@@ -32,7 +34,7 @@ pub enum Verb {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  client register db-main 10.0.0.1:5432 --owner host-1")]
+#[command(after_help = "Examples:\n  client register db-main 10.0.0.1:5432 --owner host-1")]
 pub struct RegisterArguments {
     /// The name
     name: String,

@@ -10,10 +10,16 @@ use super::output::{self, Output};
 use super::{Failure, Global, TIMEOUT};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  \
-    echo '{\"compare\":[{\"key\":\"a\",\"target\":\"version\",\"op\":\"=\",\"value\":0}],\n         \
-    \"success\":[{\"op\":\"put\",\"key\":\"a\",\"text\":\"1\"},{\"op\":\"delete\",\"key\":\"b\"}]}' | client txn\n\n\
-    Comparisons that do not hold are no failure: the answer says \"succeeded\": false.")]
+#[command(after_help = "\
+Comparisons that do not hold are no failure: the answer says \"succeeded\": false.
+
+Examples:
+  echo '{\"success\":[{\"op\":\"put\",\"key\":\"a\",\"text\":\"1\"},{\"op\":\"delete\",\"key\":\"b\"}]}' | client txn
+  client txn create-unless-there.json -o json
+
+A file that creates a key unless it is there:
+  {\"compare\": [{\"key\": \"a\", \"target\": \"version\", \"op\": \"=\", \"value\": 0}],
+   \"success\": [{\"op\": \"put\", \"key\": \"a\", \"text\": \"1\"}]}")]
 pub struct Arguments {
     /// JSON as `POST /api/txn` takes it; `-` reads it from stdin
     #[arg(default_value = "-", value_name = "FILE")]

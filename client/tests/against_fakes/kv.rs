@@ -176,3 +176,20 @@ async fn a_transaction_travels_as_json() {
     });
     assert_eq!(serde_json::from_slice::<Value>(&seen[1].body).unwrap(), expected);
 }
+
+#[tokio::test]
+async fn every_consistency_has_its_name_and_others_are_refused_with_all_of_them() {
+    let fake = Fake::start(|_, _| Reaction::record("hi")).await;
+    let all = [
+        (Consistency::Linearizable, ""),
+        (Consistency::Lease, "?consistency=lease"),
+        (Consistency::Stale, "?consistency=stale"),
+    ];
+    for (at, (consistency, query)) in all.into_iter().enumerate() {
+        assert_eq!(consistency.as_str().parse::<Consistency>().unwrap(), consistency);
+        client(&fake).get("k", &ReadOptions { consistency, ..ReadOptions::default() }).await.unwrap();
+        assert_eq!(fake.seen()[at].target, format!("/api/kv/k{query}"));
+    }
+    let refused = "Lease".parse::<Consistency>().unwrap_err().to_string();
+    assert!(refused.contains("linearizable, lease or stale"), "{refused}");
+}

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::tally::Tally;
 use super::{Checker, Verdict};
-use crate::history::{Event, Mode, Operation, Outcome};
+use crate::history::{Event, Operation, Outcome};
 
 /// The checker `set`.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ fn reads<'a>(operations: &[Operation<'a>], tally: &mut Tally) -> Vec<Read<'a>> {
 /// The last read that saw the newest state must have begun after the last acknowledged add was over, and have all.
 fn final_read(adds: &HashMap<i64, Add>, reads: &[Read<'_>], tally: &mut Tally) {
     let last_add = adds.values().filter_map(|add| add.known).max();
-    let Some(read) = reads.iter().rfind(|read| read.operation.mode() == Mode::Linearizable) else {
+    let Some(read) = reads.iter().rfind(|read| read.operation.mode().is_newest()) else {
         tally.add("no-final-read", None, "nobody read the set".into(), Vec::new(), Value::Null);
         return;
     };
@@ -162,7 +162,7 @@ fn every_read(adds: &mut HashMap<i64, Add>, reads: &[Read<'_>], tally: &mut Tall
     let mut known: Vec<(u64, i64, u64)> =
         adds.iter().filter_map(|(element, add)| Some((add.known?, *element, add.began))).collect();
     known.sort_unstable();
-    for read in reads.iter().filter(|read| read.operation.mode() == Mode::Linearizable) {
+    for read in reads.iter().filter(|read| read.operation.mode().is_newest()) {
         let present: HashSet<i64> = read.elements.iter().copied().collect();
         for (at, element, began) in known.iter().take_while(|(at, ..)| *at < read.operation.began()) {
             if !present.contains(element) {

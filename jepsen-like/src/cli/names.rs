@@ -9,8 +9,8 @@ const LIKENESS_MIN: f64 = 0.7;
 
 /// The workload called so.
 pub(super) fn workload(name: &str) -> Result<&'static dyn Workload, BadInput> {
-    let found = workload::ALL.iter().find(|workload| workload.name() == name);
-    found.copied().ok_or_else(|| unknown("workload", name, workload::ALL.iter().map(|workload| workload.name())))
+    workload::workload(name)
+        .ok_or_else(|| unknown("workload", name, workload::ALL.iter().map(|workload| workload.name())))
 }
 
 /// The faults in a list of names, or `all`, or `none`; each once, in the order of `list`.

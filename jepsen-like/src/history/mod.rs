@@ -113,8 +113,20 @@ pub enum Kind {
 pub enum Mode {
     /// The newest state.
     Linearizable,
+    /// The newest state, by the leader's lease.
+    Lease,
     /// The asked node's state.
     Stale,
+}
+
+impl Mode {
+    /// Whether what was read is promised to be the newest state.
+    pub fn is_newest(self) -> bool {
+        match self {
+            Self::Linearizable | Self::Lease => true,
+            Self::Stale => false,
+        }
+    }
 }
 
 /// One line of a history.

@@ -12,7 +12,7 @@ use std::fmt::Write;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::{Disorder, Event, Mode, Operation, Outcome, Process, pair};
+use super::{Disorder, Event, Operation, Outcome, Process, pair};
 
 /// Why a history has no such form.
 #[derive(Debug, Error)]
@@ -38,8 +38,7 @@ pub fn export(history: &[Event]) -> Result<BTreeMap<String, String>, ExportError
     let mut keys: BTreeMap<&str, Vec<Operation<'_>>> = BTreeMap::new();
     for operation in operations {
         let of_register = matches!(operation.f(), "read" | "write" | "cas");
-        let judged =
-            operation.outcome() != Outcome::Fail && (operation.f() != "read" || operation.mode() == Mode::Linearizable);
+        let judged = operation.outcome() != Outcome::Fail && (operation.f() != "read" || operation.mode().is_newest());
         if let (Some(key), true) = (operation.key(), of_register && judged) {
             keys.entry(key).or_default().push(operation);
         }

@@ -39,7 +39,7 @@ pub async fn open(node: &Arc<Node>) -> Answer {
 pub async fn read(node: &Arc<Node>, consistency: Consistency) -> Answer {
     match balances(node, consistency).await {
         Ok((balances, revision)) => Answer::ok(Some(json!(balances)), Some(revision)),
-        Err(e) => Answer::failed(format!("{:?}: {}", e.code, e.detail)),
+        Err(e) => Answer::not_read(&e),
     }
 }
 
@@ -47,7 +47,7 @@ pub async fn read(node: &Arc<Node>, consistency: Consistency) -> Answer {
 pub async fn transfer(node: &Arc<Node>, from: u64, to: u64, amount: u64) -> Answer {
     let seen = match balances(node, Consistency::Stale).await {
         Ok((seen, _)) => seen,
-        Err(e) => return Answer::failed(format!("{:?}: {}", e.code, e.detail)),
+        Err(e) => return Answer::not_read(&e),
     };
     let (from, to) = (key(from), key(to));
     let (Some(has), Some(gets)) = (seen.get(&from), seen.get(&to)) else {

@@ -54,6 +54,10 @@ pub struct Cluster {
     pub answers: Answers,
     /// The cluster that was formed first, by all nodes.
     pub cluster_id: Option<u64>,
+    /// Who began to lead the cluster, with the term, and was not looked at yet.
+    pub new_leaders: Vec<(usize, u64)>,
+    /// The highest term that somebody led the cluster in.
+    led_term: u64,
     /// What was seen, by cluster: a node that left has one of its own.
     ledgers: BTreeMap<u64, Ledger>,
     last_looks: Vec<Option<Observation>>,
@@ -93,6 +97,8 @@ impl Cluster {
             links: Links::new(plan.nodes),
             last_looks: vec![None; plan.nodes],
             last_logs: (0..plan.nodes).map(|_| None).collect(),
+            new_leaders: Vec::new(),
+            led_term: 0,
             ledgers: BTreeMap::new(),
             cluster_id: None,
             sim,
@@ -146,6 +152,10 @@ impl Cluster {
         let now_ms = self.now_ms();
         self.trace.note(now_ms, &seen);
         let Some(cluster_id) = self.cluster_of(index) else { return Ok(()) };
+        if let Some(ballot) = seen.leads.filter(|b| b.term > self.led_term && self.cluster_id == Some(cluster_id)) {
+            self.led_term = ballot.term;
+            self.new_leaders.push((index, ballot.term));
+        }
         let ledger = self.ledgers.entry(cluster_id).or_default();
         if !observe::read_entries(&core, ledger.settled(core.id, life), &mut seen) {
             return Ok(());

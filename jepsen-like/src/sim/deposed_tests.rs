@@ -18,7 +18,7 @@ use super::{
 /// Longest wait for a condition, in simulated milliseconds.
 const PATIENCE_MS: u64 = 20_000;
 
-fn until(cluster: &mut Cluster, what: &str, mut holds: impl FnMut(&Cluster) -> bool) {
+pub(super) fn until(cluster: &mut Cluster, what: &str, mut holds: impl FnMut(&Cluster) -> bool) {
     let deadline = cluster.now_ms() + PATIENCE_MS;
     while !holds(cluster) {
         assert!(cluster.now_ms() < deadline, "not within {PATIENCE_MS} ms: {what}");
@@ -27,10 +27,16 @@ fn until(cluster: &mut Cluster, what: &str, mut holds: impl FnMut(&Cluster) -> b
 }
 
 /// Three nodes in one cluster, all of them voters, and no faults.
-fn three_nodes() -> Cluster {
+pub(super) fn three_nodes() -> Cluster {
+    three_nodes_slowed(1)
+}
+
+/// The same, with all timers so many times as long.
+pub(super) fn three_nodes_slowed(times: u64) -> Cluster {
     let calm = Reduction { without: Fault::ALL.into(), operations: Some(0) };
     let fits = |plan: &Plan| plan.nodes == 3 && plan.replication_factor == 3;
-    let plan = (0..).map(|seed| Plan::new(seed, &calm)).find(fits).expect("most seeds are like that");
+    let mut plan = (0..).map(|seed| Plan::new(seed, &calm)).find(fits).expect("most seeds are like that");
+    plan.timer_permille = vec![1000 / times; plan.nodes];
     entropy::seed(plan.seed);
     let mut cluster = Cluster::new(plan, Trace::new(false));
     until(&mut cluster, "the cluster forms", |c| c.unsettled(3).is_none());

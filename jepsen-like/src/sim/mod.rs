@@ -8,7 +8,7 @@
 //! | [`run`] | form, storm, heal, judge |
 //! | [`cluster`], [`host`], [`environment`], [`links`] | the simulated machines and what is between them |
 //! | [`nemesis`], `shapes` | faults, and the supervisor that restarts nodes |
-//! | [`workload`], [`request`], [`bank`] | clients |
+//! | [`workload`], [`request`], [`bank`], [`application`] | clients |
 //! | `observe`, [`invariants`] | what is looked at after every step, and what must hold |
 //! | [`trace`], `judge` | whether two runs saw the same; whether clients saw what they may |
 //!
@@ -22,6 +22,7 @@
 //! Timers of all nodes run alike within a run; drift is had by giving nodes timeouts that differ. A process cannot be
 //! paused. Nothing is delivered twice: streams do not do that.
 
+pub mod application;
 pub mod bank;
 pub mod cli;
 pub mod cluster;
@@ -32,6 +33,8 @@ pub mod fault;
 pub mod host;
 pub mod invariants;
 mod judge;
+#[cfg(test)]
+mod lease_tests;
 pub mod links;
 pub mod nemesis;
 mod observe;

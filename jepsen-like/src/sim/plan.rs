@@ -7,10 +7,19 @@ use hexkv_store::driver::Driver;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::fault::{Fault, Strike};
+use super::{
+    application::{self, NAMES},
+    fault::{Fault, Strike},
+};
 
 /// Simulated time in which clients work and faults strike, in milliseconds.
 pub const STORM_MS: u64 = 9_000;
+/// Silences after which a voter is replaced: about as soon as it counts as down, within a strike, never.
+const REPLACE_AFTER: [&str; 3] = ["1001ms", "2s", "0s"];
+/// Share of the seeds with an application beside the registers.
+const APPLICATION_SHARE: f64 = 0.6;
+/// More revisions than a run makes.
+const HISTORY_REVISIONS_ALL: u64 = 100_000;
 /// Share of the fault kinds that a seed picks.
 const FAULT_SHARE: f64 = 0.35;
 /// Most strikes of one kind.
@@ -48,6 +57,8 @@ pub struct Plan {
     pub registers: u64,
     /// Whether money moves beside the registers.
     pub bank: bool,
+    /// Which workload of [`application::NAMES`] there is beside the registers.
+    pub application: Option<&'static str>,
     /// Operations that clients begin at most.
     pub operations: usize,
     /// Longest pause of a client between two operations, in milliseconds.
@@ -60,6 +71,7 @@ pub struct Plan {
     pub strikes: Vec<Strike>,
     /// Per node: timers run at this many thousandths of their nominal rate.
     pub timer_permille: Vec<u64>,
+    replace_after: &'static str,
     snapshot_log_bytes_min: u64,
     log_entries_kept: u64,
     history_revisions: u64,
@@ -86,16 +98,23 @@ impl Plan {
             clients: rng.random_range(3..=8),
             registers: rng.random_range(1..=4),
             bank: rng.random_bool(0.4),
+            application: None,
             operations: rng.random_range(150..=600),
             think_ms_max: *[5, 20, 100].get(rng.random_range(0..3)).expect("three pauses"),
             latency_ms_max: *[2, 8, 30].get(rng.random_range(0..3)).expect("three latencies"),
             disk_ms_max: *[0, 0, 2, 10, 40].get(rng.random_range(0..5)).expect("five disks"),
             strikes: Vec::new(),
             timer_permille,
+            replace_after: REPLACE_AFTER[stream(seed, "healing").random_range(0..REPLACE_AFTER.len())],
             snapshot_log_bytes_min: *[2048, 8192, 1 << 30].get(rng.random_range(0..3)).expect("three thresholds"),
             log_entries_kept: *[0, 5, 50].get(rng.random_range(0..3)).expect("three lengths"),
-            history_revisions: *[10, 100, 100_000].get(rng.random_range(0..3)).expect("three lengths"),
+            history_revisions: *[10, 100, HISTORY_REVISIONS_ALL].get(rng.random_range(0..3)).expect("three lengths"),
         };
+        let mut rng = stream(seed, "application");
+        plan.application = rng.random_bool(APPLICATION_SHARE).then(|| NAMES[rng.random_range(0..NAMES.len())]);
+        if plan.application.is_some_and(application::needs_history) {
+            plan.history_revisions = HISTORY_REVISIONS_ALL;
+        }
         plan.operations = plan.operations.min(reduction.operations.unwrap_or(usize::MAX));
         plan.strikes = strikes(seed, &reduction.without);
         plan
@@ -134,6 +153,7 @@ impl Plan {
             ("CLUSTER_SIZE", self.nodes.to_string()),
             ("CLUSTER_NODES", others.join(",")),
             ("REPLICATION_FACTOR", self.replication_factor.to_string()),
+            ("REPLACE_AFTER", self.replace_after.into()),
             ("BIND", "0.0.0.0".into()),
             ("PORT", HTTP_PORT.to_string()),
             ("RAFT_PORT", RAFT_PORT.to_string()),
@@ -197,14 +217,16 @@ mod tests {
 
     #[test]
     fn every_kind_of_fault_strikes_in_some_seed_and_every_configuration_is_accepted() {
-        let mut seen = BTreeSet::new();
+        let (mut seen, mut applications) = (BTreeSet::new(), BTreeSet::new());
         for seed in 0..100 {
             let plan = Plan::new(seed, &Reduction::default());
             seen.extend(plan.faults());
+            applications.extend(plan.application);
             for index in 0..plan.nodes {
                 plan.config(index);
             }
         }
         assert_eq!(seen.len(), Fault::ALL.len());
+        assert_eq!(applications, NAMES.into());
     }
 }

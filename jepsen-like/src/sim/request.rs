@@ -16,8 +16,11 @@ use hexkv_store::{
 use openraft::async_runtime::WatchReceiver;
 use serde_json::{Value, json};
 
-use super::bank;
-use crate::history::{Kind, Mode};
+use super::{application, bank};
+use crate::{
+    history::{Kind, Mode},
+    workload::Operation,
+};
 
 /// Longest time for a request.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -64,6 +67,8 @@ pub enum Request {
         /// So much.
         amount: u64,
     },
+    /// An operation of the seed's application.
+    Application(Operation),
     /// Changes what the cluster consists of.
     Admin(Admin),
 }
@@ -113,19 +118,37 @@ impl Answer {
     }
 
     /// By the promise of the API: 504 and 500 leave the outcome open, every other refusal changed nothing.
-    fn refused(e: &Error) -> Self {
-        let why = format!("{:?}: {}", e.code, e.detail);
+    pub fn refused(e: &Error) -> Self {
+        let why = said(e);
         match e.code {
             Code::OutcomeUnknown | Code::Internal => Self::unknown(why),
             _ => Self::failed(why),
         }
     }
+
+    /// A read changes nothing, whatever became of it.
+    pub fn not_read(e: &Error) -> Self {
+        Self::failed(said(e))
+    }
+}
+
+/// An error, with its code.
+pub fn said(e: &Error) -> String {
+    format!("{:?}: {}", e.code, e.detail)
 }
 
 /// Asks `node`, which must still belong to cluster `cluster_id` when it has answered: a node that left serves a
 /// cluster of its own, about which this history says nothing.
 pub async fn ask(node: &Arc<Node>, request: Request, cluster_id: Option<u64>) -> Answer {
-    let reads = matches!(request, Request::Read { .. } | Request::Balances { .. });
+    let reads = match &request {
+        Request::Read { .. } | Request::Balances { .. } => true,
+        Request::Application(operation) => application::only_reads(operation.f),
+        Request::Write { .. }
+        | Request::Cas { .. }
+        | Request::OpenBank
+        | Request::Transfer { .. }
+        | Request::Admin(_) => false,
+    };
     let answer = match request {
         Request::Read { key, mode } => read(node, key, mode).await,
         Request::Write { key, value } => {
@@ -144,6 +167,7 @@ pub async fn ask(node: &Arc<Node>, request: Request, cluster_id: Option<u64>) ->
         Request::OpenBank => bank::open(node).await,
         Request::Balances { mode } => bank::read(node, consistency(mode)).await,
         Request::Transfer { from, to, amount } => bank::transfer(node, from, to, amount).await,
+        Request::Application(operation) => application::perform(node, &operation).await,
         Request::Admin(admin) => return administer(node, admin).await,
     };
     if cluster_id.is_some() && node.identity().cluster_id != cluster_id {
@@ -161,6 +185,7 @@ pub fn put(key: String, value: u64) -> TxnOp {
 fn consistency(mode: Mode) -> Consistency {
     match mode {
         Mode::Linearizable => Consistency::Linearizable,
+        Mode::Lease => Consistency::Lease,
         Mode::Stale => Consistency::Stale,
     }
 }
@@ -173,8 +198,7 @@ async fn read(node: &Arc<Node>, key: String, mode: Mode) -> Answer {
             let value = found.record.map_or(Value::Null, |r| parse(&r.value));
             Answer::ok(Some(value), Some(found.revision))
         }
-        // A read changes nothing, whatever became of it.
-        Err(e) => Answer::failed(format!("{:?}: {}", e.code, e.detail)),
+        Err(e) => Answer::not_read(&e),
     }
 }
 

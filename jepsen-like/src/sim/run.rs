@@ -5,7 +5,9 @@ use std::{
     sync::Mutex,
 };
 
+use hexkv_server::node::Position;
 use hexkv_store::entropy;
+use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
@@ -17,7 +19,7 @@ use super::{
     trace::Trace,
     workload::Workload,
 };
-use crate::history::Event;
+use crate::history::{Event, Kind, LEADER};
 
 /// Longest time for a cluster to form, in simulated milliseconds.
 const FORM_MS_MAX: u64 = 30_000;
@@ -27,6 +29,10 @@ pub const HEAL_MS_MAX: u64 = 40_000;
 const LAST_READ_ROUNDS_MAX: u32 = 3;
 /// Longest time for a round of last reads, in simulated milliseconds.
 const LAST_READS_MS_MAX: u64 = 5_000;
+/// Most attempts at one of the application's last operations.
+const LAST_ATTEMPTS_MAX: usize = 6;
+/// Longest time for one of them, in simulated milliseconds.
+const LAST_OPERATION_MS_MAX: u64 = 40_000;
 /// While the cluster is being healed, the replication factor is asked for this often, in simulated milliseconds.
 const FACTOR_INTERVAL_MS: u64 = 2_000;
 
@@ -78,7 +84,7 @@ pub fn run(seed: u64, reduction: &Reduction, print_trace: bool) -> Outcome {
         trace: run.cluster.trace.digest(),
         failure,
         strikes: run.nemesis.strikes(),
-        operations: history.iter().filter(|e| e.kind == crate::history::Kind::Invoke).count(),
+        operations: history.iter().filter(|e| e.kind == Kind::Invoke).count(),
         simulated_ms: run.cluster.now_ms(),
         healed_after_ms: run.healed_after_ms,
         history,
@@ -100,6 +106,7 @@ impl Run {
         self.form()?;
         self.storm()?;
         self.heal()?;
+        self.end_application()?;
         self.last_reads()?;
         judge::judge(self.workload.history())
     }
@@ -153,6 +160,42 @@ impl Run {
         Ok(())
     }
 
+    /// What the application does last, each through one node after the other until one does it.
+    fn end_application(&mut self) -> Result<(), String> {
+        for attempts in self.workload.last_of_application(LAST_ATTEMPTS_MAX) {
+            let f = attempts[0].f;
+            let mut refusal = None;
+            for (attempt, operation) in attempts.into_iter().enumerate() {
+                let from = self.workload.history().len();
+                let node = attempt % self.cluster.hosts.len();
+                self.workload.begin_last(&mut self.cluster, node, operation);
+                self.until(LAST_OPERATION_MS_MAX, "the application ends", |run| {
+                    (!run.workload.is_idle()).then(|| format!("{f} is under way"))
+                })?;
+                let ended =
+                    self.workload.history()[from..].iter().rfind(|e| e.f == f).expect("it was begun, and has ended");
+                if ended.kind == Kind::Ok {
+                    refusal = None;
+                    break;
+                }
+                refusal.clone_from(&ended.error);
+            }
+            if let Some(why) = refusal {
+                return Err(format!("after healing, {f} is not done: {why}"));
+            }
+        }
+        // The states are compared next: nothing may change them any more, and every node has to have what did.
+        let factor = self.cluster.plan.replication_factor;
+        self.until(HEAL_MS_MAX, "all is quiet", |run| {
+            let holds = |node: &usize| {
+                let holder = run.cluster.hosts[*node].node().is_some_and(|n| n.position() == Position::Holder);
+                holder && run.cluster.core(*node).is_some_and(|core| !core.state.leases(0, 1).items.is_empty())
+            };
+            let held = (0..run.cluster.hosts.len()).find(holds);
+            held.map(|node| format!("node {node} still has leases")).or_else(|| run.cluster.unsettled(factor))
+        })
+    }
+
     /// Reads through every node. A stream that lost a segment stalls for good here, and is given up only after a while: so
     /// a node may refuse in the first rounds.
     fn last_reads(&mut self) -> Result<(), String> {
@@ -172,14 +215,16 @@ impl Run {
         self.until(LAST_READS_MS_MAX, "every node answers", |run| {
             (!run.workload.is_idle()).then(|| "reads are under way".to_string())
         })?;
-        let refused =
-            self.workload.history()[from..].iter().find(|e| e.kind == crate::history::Kind::Fail && e.f == "read");
+        let refused = self.workload.history()[from..].iter().find(|e| e.kind == Kind::Fail && e.f == "read");
         refused.map_or(Ok(()), |e| Err(format!("after healing {:?} does not serve: {:?}", e.node, e.error)))
     }
 
     fn step(&mut self) -> Result<(), String> {
         self.nemesis.step(&mut self.cluster, &mut self.workload)?;
         self.cluster.step().map_err(|violation| violation.to_string())?;
+        for (node, term) in std::mem::take(&mut self.cluster.new_leaders) {
+            self.workload.note_fault(&mut self.cluster, LEADER, json!({"term": term, "node": Plan::host(node)}));
+        }
         let answers = std::mem::take(&mut *self.cluster.answers.borrow_mut());
         for (number, answer) in answers {
             self.workload.complete(&mut self.cluster, number, answer);

@@ -1,21 +1,33 @@
 //! Clients: one operation at a time each, on a random node, all of it in the history.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use hexkv_server::node::Position;
 use rand::{RngExt, rngs::StdRng};
 use serde_json::{Value, json};
 
 use super::{
-    bank,
+    application, bank,
     cluster::Cluster,
     plan::{Plan, stream},
     request::{Answer, Request},
 };
-use crate::history::{Event, Kind, Mode, Nemesis, Process};
+use crate::{
+    history::{Event, Kind, Mode, Nemesis, Process},
+    workload::{Clock, Operation, Outcome, Session, Shared},
+};
 
 /// A client that finds no node waits so long, in milliseconds.
 const NO_NODE_RETRY_MS: u64 = 20;
+
+/// Share of the application, where there is one, in the operations.
+const APPLICATION_OPERATIONS: f64 = 0.6;
 
 /// An operation under way.
 #[derive(Debug, Clone)]
@@ -23,6 +35,8 @@ struct Open {
     client: usize,
     node: usize,
     event: Event,
+    /// As a session of the application chose it.
+    operation: Option<Operation>,
 }
 
 #[derive(Debug, Clone)]
@@ -30,6 +44,26 @@ struct Client {
     process: u64,
     busy: bool,
     next_at_ms: u64,
+}
+
+/// What clients do beside the registers.
+struct Application {
+    name: &'static str,
+    shared: Shared,
+    /// The clock of `shared`, in milliseconds.
+    clock_ms: Arc<AtomicU64>,
+    /// One for each client.
+    sessions: Vec<Box<dyn Session>>,
+}
+
+impl Application {
+    fn new(name: &'static str, plan: &Plan) -> Self {
+        let clock_ms: Arc<AtomicU64> = Arc::default();
+        let clock = Clock::Simulated(clock_ms.clone());
+        let shared = Shared { clock, ..Shared::new(plan.clients as u64, plan.nodes) };
+        let sessions = (0..plan.clients as u64).map(|index| application::of(name).session(index, &shared)).collect();
+        Self { name, shared, clock_ms, sessions }
+    }
 }
 
 /// The clients, and what they did and saw.
@@ -47,6 +81,7 @@ pub struct Workload {
     registers: u64,
     bank: bool,
     think_ms_max: u64,
+    application: Option<Application>,
     /// The content that a client last saw in a register: what a compare-and-set has a chance with.
     last_seen: BTreeMap<String, Option<u64>>,
     history: Vec<Event>,
@@ -67,6 +102,7 @@ impl Workload {
             registers: plan.registers,
             bank: plan.bank,
             think_ms_max: plan.think_ms_max,
+            application: plan.application.map(|name| Application::new(name, plan)),
             last_seen: BTreeMap::new(),
             history: Vec::new(),
         }
@@ -87,9 +123,12 @@ impl Workload {
                 self.clients[client].next_at_ms = now_ms + NO_NODE_RETRY_MS;
                 continue;
             }
-            let node = members[self.rng.random_range(0..members.len())];
+            let mut node = members[self.rng.random_range(0..members.len())];
             self.operations_left -= 1;
-            let request = self.draw();
+            let request = self.draw(client, now_ms);
+            if let Request::Application(Operation { via: Some(via), .. }) = request {
+                node = if members.contains(&via) { via } else { node };
+            }
             self.submit(cluster, client, node, request);
         }
     }
@@ -98,17 +137,13 @@ impl Workload {
     pub fn begin_final_reads(&mut self, cluster: &mut Cluster) {
         for node in 0..cluster.hosts.len() {
             for register in 0..self.registers {
-                let process = self.next_process;
-                self.next_process += 1;
-                self.clients.push(Client { process, busy: false, next_at_ms: 0 });
+                let client = self.fresh_client();
                 let request = Request::Read { key: name(register), mode: Mode::Linearizable };
-                self.submit(cluster, self.clients.len() - 1, node, request);
+                self.submit(cluster, client, node, request);
             }
             if self.bank {
-                let process = self.next_process;
-                self.next_process += 1;
-                self.clients.push(Client { process, busy: false, next_at_ms: 0 });
-                self.submit(cluster, self.clients.len() - 1, node, Request::Balances { mode: Mode::Linearizable });
+                let client = self.fresh_client();
+                self.submit(cluster, client, node, Request::Balances { mode: Mode::Linearizable });
             }
             self.note_hash(cluster, node);
         }
@@ -127,16 +162,7 @@ impl Workload {
     /// Takes in the answer to operation `number`, if it is one of a client.
     pub fn complete(&mut self, cluster: &mut Cluster, number: u64, answer: Answer) {
         let Some(open) = self.open.remove(&number) else { return };
-        if answer.kind == Kind::Ok
-            && let Some(key) = &open.event.key
-        {
-            let content = match open.event.f.as_str() {
-                "read" => answer.value.as_ref().and_then(Value::as_u64),
-                "write" => open.event.value.as_u64(),
-                _ => open.event.value[1].as_u64(),
-            };
-            self.last_seen.insert(key.clone(), content);
-        }
+        self.learn(&open, &answer);
         let now_ms = cluster.now_ms();
         let pause_ms = self.rng.random_range(0..=self.think_ms_max);
         let client = &mut self.clients[open.client];
@@ -151,12 +177,67 @@ impl Workload {
         self.record(cluster, event);
     }
 
+    /// What operation `number` comes to where nobody has to be asked.
+    fn at_once(&mut self, number: u64) -> Option<Answer> {
+        let (open, application) = (self.open.get(&number)?, self.application.as_mut()?);
+        let session = open.client % application.sessions.len();
+        match application.sessions[session].at_once(open.operation.as_ref()?)? {
+            Outcome::Ok { value, revision } => Some(Answer::ok(Some(value), revision)),
+            Outcome::Fail(why) => Some(Answer::failed(why)),
+            Outcome::Info(why) => Some(Answer::unknown(why)),
+        }
+    }
+
+    /// Remembers what came of an operation, for those after it.
+    fn learn(&mut self, open: &Open, answer: &Answer) {
+        if let Some(operation) = &open.operation
+            && let Some(application) = &mut self.application
+        {
+            // Of those that came after healing, any session may learn.
+            let session = open.client % application.sessions.len();
+            application.sessions[session].learn(operation, &outcome(operation, answer));
+            return;
+        }
+        let (Some(key), Kind::Ok) = (&open.event.key, answer.kind) else { return };
+        let content = match open.event.f.as_str() {
+            "read" => answer.value.as_ref().and_then(Value::as_u64),
+            "write" => open.event.value.as_u64(),
+            _ => open.event.value[1].as_u64(),
+        };
+        self.last_seen.insert(key.clone(), content);
+    }
+
+    /// What the application does after healing, each in as many forms as there are attempts: one that leaves it something
+    /// to judge, then what its workload wants to see at the end.
+    pub fn last_of_application(&self, attempts: usize) -> Vec<Vec<Operation>> {
+        let Some(Application { name, shared, .. }) = &self.application else { return Vec::new() };
+        let sure: Vec<Operation> = (0..attempts).map(|attempt| application::sure(name, attempt)).collect();
+        let last = application::of(name).last_reads(shared);
+        let mut all: Vec<Vec<Operation>> = last.into_iter().map(|operation| vec![operation; attempts]).collect();
+        all.insert(0, sure);
+        all
+    }
+
+    /// Begins an operation of the application after healing, on `node`, as a process of its own.
+    pub fn begin_last(&mut self, cluster: &mut Cluster, node: usize, operation: Operation) {
+        let client = self.fresh_client();
+        self.submit(cluster, client, node, Request::Application(operation));
+    }
+
+    fn fresh_client(&mut self) -> usize {
+        let process = self.next_process;
+        self.next_process += 1;
+        self.clients.push(Client { process, busy: false, next_at_ms: 0 });
+        self.clients.len() - 1
+    }
+
     /// Node `index` is gone, and with it the answers to what it was asked.
     pub fn node_lost(&mut self, cluster: &mut Cluster, index: usize) {
         let lost: Vec<u64> = self.open.iter().filter(|(_, o)| o.node == index).map(|(n, _)| *n).collect();
         for number in lost {
             // Reads change nothing; of the rest nobody knows.
-            let read = self.open[&number].event.f == "read";
+            let f = self.open[&number].event.f.as_str();
+            let read = f == "read" || application::only_reads(f);
             let answer = if read { Answer::failed } else { Answer::unknown };
             self.complete(cluster, number, answer("the node went down"));
         }
@@ -197,15 +278,22 @@ impl Workload {
         self.next_number
     }
 
-    fn draw(&mut self) -> Request {
+    fn draw(&mut self, client: usize, now_ms: u64) -> Request {
+        if let Some(application) = &mut self.application
+            && self.rng.random_bool(APPLICATION_OPERATIONS)
+        {
+            application.clock_ms.store(now_ms, Ordering::Relaxed);
+            return Request::Application(application.sessions[client].next(&mut self.rng));
+        }
         if self.bank && self.rng.random_bool(0.3) {
             return self.draw_of_bank();
         }
         let key = name(self.rng.random_range(0..self.registers));
-        match self.rng.random_range(0..10) {
+        match self.rng.random_range(0..12) {
             0..3 => Request::Read { key, mode: Mode::Linearizable },
-            3 => Request::Read { key, mode: Mode::Stale },
-            4..7 => Request::Write { key, value: self.fresh_value() },
+            3..5 => Request::Read { key, mode: Mode::Lease },
+            5 => Request::Read { key, mode: Mode::Stale },
+            6..9 => Request::Write { key, value: self.fresh_value() },
             _ => {
                 let old = self.last_seen.get(&key).copied().flatten();
                 Request::Cas { key, old, new: self.fresh_value() }
@@ -214,9 +302,10 @@ impl Workload {
     }
 
     fn draw_of_bank(&mut self) -> Request {
-        match self.rng.random_range(0..4) {
+        match self.rng.random_range(0..5) {
             0 => Request::Balances { mode: Mode::Linearizable },
-            1 => Request::Balances { mode: Mode::Stale },
+            1 => Request::Balances { mode: Mode::Lease },
+            2 => Request::Balances { mode: Mode::Stale },
             _ => {
                 let from = self.rng.random_range(0..bank::ACCOUNTS);
                 let to = (from + self.rng.random_range(1..bank::ACCOUNTS)) % bank::ACCOUNTS;
@@ -242,6 +331,9 @@ impl Workload {
                 let value = json!({ "from": bank::key(*from), "to": bank::key(*to), "amount": amount });
                 ("transfer", None, value, None)
             }
+            Request::Application(operation) => {
+                (operation.f, operation.key.clone(), operation.value.clone(), operation.mode)
+            }
             Request::OpenBank | Request::Admin(_) => unreachable!("clients are no operators"),
         };
         let event = Event {
@@ -253,7 +345,14 @@ impl Workload {
         };
         self.clients[client].busy = true;
         self.record(cluster, event.clone());
-        self.open.insert(number, Open { client, node, event });
+        let operation = match &request {
+            Request::Application(operation) => Some(operation.clone()),
+            _ => None,
+        };
+        self.open.insert(number, Open { client, node, event, operation });
+        if let Some(answer) = self.at_once(number) {
+            return self.complete(cluster, number, answer);
+        }
         let cluster_id = cluster.cluster_id;
         if !cluster.hosts[node].submit(number, request, cluster_id) {
             self.complete(cluster, number, Answer::failed("the node is down"));
@@ -265,6 +364,19 @@ impl Workload {
         event.time_ns = cluster.now_ms() * 1_000_000;
         cluster.trace.note(cluster.now_ms(), &event);
         self.history.push(event);
+    }
+}
+
+/// An answer as sessions take it.
+fn outcome(operation: &Operation, answer: &Answer) -> Outcome {
+    let why = || answer.error.clone().unwrap_or_default();
+    match answer.kind {
+        Kind::Ok => {
+            let value = answer.value.clone().unwrap_or_else(|| operation.value.clone());
+            Outcome::Ok { value, revision: answer.revision }
+        }
+        Kind::Fail => Outcome::Fail(why()),
+        Kind::Info | Kind::Invoke => Outcome::Info(why()),
     }
 }
 

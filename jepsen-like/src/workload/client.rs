@@ -182,7 +182,11 @@ impl Worker {
             entry = entry.mode(mode);
         }
         self.recorder.record(entry.clone())?;
-        let outcome = self.session.perform(client, operation).await;
+        let outcome = match self.session.at_once(operation) {
+            Some(outcome) => outcome,
+            None => self.session.perform(client, operation).await,
+        };
+        self.session.learn(operation, &outcome);
         self.recorder.record(match &outcome {
             Outcome::Ok { value, revision } => {
                 let done = entry.completed(Kind::Ok).value(value.clone());

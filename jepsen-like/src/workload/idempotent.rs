@@ -78,10 +78,26 @@ impl Sender {
         let by = if rng.random_bool(0.5) { "put" } else { "txn" };
         Operation::on(&key, "once", json!({"id": format!("id-{value}"), "by": by, "value": value}))
     }
+}
 
-    /// Learns what came of an attempt.
+impl Session for Sender {
+    fn next(&mut self, rng: &mut StdRng) -> Operation {
+        let (again, which, node) = (rng.random_bool(0.2), rng.random::<u64>(), rng.random_range(0..self.shared.nodes));
+        let mut operation = match self.open.pop_front() {
+            Some(open) => open,
+            None if again && !self.done.is_empty() => {
+                let count = u64::try_from(self.done.len()).expect("few");
+                self.done[usize::try_from(which % count).expect("few")].clone()
+            }
+            None => self.fresh(rng),
+        };
+        operation.via = Some(node);
+        operation
+    }
+
     fn learn(&mut self, operation: &Operation, outcome: &Outcome) {
-        let id = operation.value["id"].as_str().expect("made by this workload").to_owned();
+        // The last reads have none.
+        let Some(id) = operation.value["id"].as_str().map(str::to_owned) else { return };
         let mut unsettled = self.shared.unsettled.lock();
         match outcome {
             Outcome::Ok { .. } => {
@@ -100,22 +116,6 @@ impl Sender {
             Outcome::Fail(_) => {}
         }
     }
-}
-
-impl Session for Sender {
-    fn next(&mut self, rng: &mut StdRng) -> Operation {
-        let (again, which, node) = (rng.random_bool(0.2), rng.random::<u64>(), rng.random_range(0..self.shared.nodes));
-        let mut operation = match self.open.pop_front() {
-            Some(open) => open,
-            None if again && !self.done.is_empty() => {
-                let count = u64::try_from(self.done.len()).expect("few");
-                self.done[usize::try_from(which % count).expect("few")].clone()
-            }
-            None => self.fresh(rng),
-        };
-        operation.via = Some(node);
-        operation
-    }
 
     fn perform<'a>(&'a mut self, client: &'a Client, operation: &'a Operation) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
@@ -128,11 +128,7 @@ impl Session for Sender {
                     }
                     Err(error) => Outcome::of_read(&error),
                 },
-                "once" => {
-                    let outcome = send(client, key, &operation.value).await;
-                    self.learn(operation, &outcome);
-                    outcome
-                }
+                "once" => send(client, key, &operation.value).await,
                 other => unreachable!("{other} is no operation of this workload"),
             }
         })

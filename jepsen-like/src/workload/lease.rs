@@ -17,7 +17,7 @@ use super::optimistic::get_all;
 use super::{Operation, Outcome, Session, Shared, Workload};
 
 /// Where the keys are.
-const PREFIX: &str = "lease/";
+pub const PREFIX: &str = "lease/";
 /// Leases that a session has at a time.
 const LEASES: usize = 4;
 /// Times to live, in milliseconds.
@@ -56,7 +56,7 @@ impl Workload for Leases {
     }
 
     fn session(&self, index: u64, shared: &Shared) -> Box<dyn Session> {
-        Box::new(Owner { index, nodes: shared.nodes, granted: 0, held: (0..LEASES).map(|_| None).collect() })
+        Box::new(Owner { index, shared: shared.clone(), granted: 0, held: (0..LEASES).map(|_| None).collect() })
     }
 
     fn last_reads(&self, _shared: &Shared) -> Vec<Operation> {
@@ -74,7 +74,7 @@ struct Held {
     items: Vec<String>,
     items_wanted: u64,
     keepalives_left: u32,
-    kept_at: Instant,
+    kept_at: Duration,
     revoke: bool,
     /// How often it was looked at since it was seen to be over.
     looks_after_end: Option<u32>,
@@ -83,7 +83,7 @@ struct Held {
 /// One client.
 struct Owner {
     index: u64,
-    nodes: usize,
+    shared: Shared,
     granted: u64,
     held: Vec<Option<Held>>,
 }
@@ -107,14 +107,53 @@ impl Owner {
             items,
             items_wanted: rng.random_range(1..=ITEMS_MAX),
             keepalives_left: rng.random_range(0..=KEEPALIVES_MAX),
-            kept_at: Instant::now(),
+            kept_at: self.shared.clock.now(),
             revoke: rng.random_bool(0.15),
             looks_after_end: None,
         });
         operation
     }
+}
 
-    /// Learns what came of an operation.
+fn item(name: &str, number: usize) -> String {
+    format!("{PREFIX}{name}/{number}")
+}
+
+impl Held {
+    /// What its owner does next with the lease `id`.
+    fn next(&mut self, id: u64, now: Duration) -> Operation {
+        let on = |f, value| Operation::on(&self.name, f, value);
+        if self.looks_after_end.is_none() {
+            if self.items.is_empty() || (self.items.len() as u64) < self.items_wanted {
+                let item = item(&self.name, self.items.len());
+                let operation = on("attach", json!({"lease": id, "item": item}));
+                self.items.push(item);
+                return operation;
+            }
+            let interval = Duration::from_millis(self.ttl_ms) / KEEPALIVES_PER_TTL;
+            if self.keepalives_left > 0 && now.saturating_sub(self.kept_at) >= interval {
+                let operation = on("keepalive", json!({"lease": id}));
+                self.keepalives_left -= 1;
+                self.kept_at = now;
+                return operation;
+            }
+            if self.keepalives_left == 0 && std::mem::take(&mut self.revoke) {
+                return on("revoke", json!({"lease": id}));
+            }
+        }
+        on("look", json!({"items": self.items}))
+    }
+}
+
+impl Session for Owner {
+    fn next(&mut self, rng: &mut StdRng) -> Operation {
+        let (slot, node) = (rng.random_range(0..LEASES), rng.random_range(0..self.shared.nodes));
+        let now = self.shared.clock.now();
+        let next = self.held[slot].as_mut().and_then(|held| held.id.map(|id| held.next(id, now)));
+        let operation = next.unwrap_or_else(|| self.grant(slot, rng));
+        Operation { via: Some(node), ..operation }
+    }
+
     fn learn(&mut self, operation: &Operation, outcome: &Outcome) {
         let name = operation.key.as_deref();
         let Some(slot) = self.held.iter_mut().find(|slot| slot.as_ref().is_some_and(|held| name == Some(&held.name)))
@@ -142,49 +181,10 @@ impl Owner {
             _ => {}
         }
     }
-}
-
-fn item(name: &str, number: usize) -> String {
-    format!("{PREFIX}{name}/{number}")
-}
-
-impl Held {
-    /// What its owner does next with the lease `id`.
-    fn next(&mut self, id: u64) -> Operation {
-        let on = |f, value| Operation::on(&self.name, f, value);
-        if self.looks_after_end.is_none() {
-            if self.items.is_empty() || (self.items.len() as u64) < self.items_wanted {
-                let item = item(&self.name, self.items.len());
-                let operation = on("attach", json!({"lease": id, "item": item}));
-                self.items.push(item);
-                return operation;
-            }
-            let interval = Duration::from_millis(self.ttl_ms) / KEEPALIVES_PER_TTL;
-            if self.keepalives_left > 0 && self.kept_at.elapsed() >= interval {
-                let operation = on("keepalive", json!({"lease": id}));
-                self.keepalives_left -= 1;
-                self.kept_at = Instant::now();
-                return operation;
-            }
-            if self.keepalives_left == 0 && std::mem::take(&mut self.revoke) {
-                return on("revoke", json!({"lease": id}));
-            }
-        }
-        on("look", json!({"items": self.items}))
-    }
-}
-
-impl Session for Owner {
-    fn next(&mut self, rng: &mut StdRng) -> Operation {
-        let (slot, node) = (rng.random_range(0..LEASES), rng.random_range(0..self.nodes));
-        let next = self.held[slot].as_mut().and_then(|held| held.id.map(|id| held.next(id)));
-        let operation = next.unwrap_or_else(|| self.grant(slot, rng));
-        Operation { via: Some(node), ..operation }
-    }
 
     fn perform<'a>(&'a mut self, client: &'a Client, operation: &'a Operation) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
-            let outcome = match operation.f {
+            match operation.f {
                 "grant" => grant(client, &operation.value).await,
                 "attach" => attach(client, &operation.value).await,
                 "keepalive" => keep_alive(client, id(&operation.value)).await,
@@ -195,9 +195,7 @@ impl Session for Owner {
                 "look" => look(client, &operation.value).await,
                 "ends" => ends(client).await,
                 other => unreachable!("{other} is no operation on leases"),
-            };
-            self.learn(operation, &outcome);
-            outcome
+            }
         })
     }
 }
@@ -309,14 +307,14 @@ mod tests {
 
     #[test]
     fn a_lease_is_granted_attached_to_and_looked_at_until_it_is_over() {
-        let mut owner = Owner { index: 3, nodes: 3, granted: 0, held: vec![None] };
+        let mut owner = Owner { index: 3, shared: Shared::new(4, 3), granted: 0, held: vec![None] };
         let mut rng = StdRng::seed_from_u64(5);
         let granted = owner.grant(0, &mut rng);
         assert_eq!((granted.f, granted.key.as_deref()), ("grant", Some("3-1")));
         owner.learn(&granted, &Outcome::Ok { value: json!({"lease": 77}), revision: None });
         let mut done: Vec<&str> = Vec::new();
         while let Some(held) = &mut owner.held[0] {
-            let operation = held.next(77);
+            let operation = held.next(77, Duration::ZERO);
             let value = if operation.f == "look" { json!({"present": []}) } else { operation.value.clone() };
             owner.learn(&operation, &Outcome::Ok { value, revision: None });
             done.push(operation.f);

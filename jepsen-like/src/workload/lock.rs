@@ -41,7 +41,7 @@ impl Workload for Locks {
     }
 
     fn session(&self, index: u64, shared: &Shared) -> Box<dyn Session> {
-        Box::new(Contender { index, shared: shared.clone(), held: None, stale: None })
+        Box::new(Contender { index, shared: shared.clone(), held: None, holding: None, stale: None })
     }
 
     fn last_reads(&self, _shared: &Shared) -> Vec<Operation> {
@@ -51,11 +51,21 @@ impl Workload for Locks {
     }
 }
 
+/// What a client has.
+#[derive(Debug, Clone)]
+struct Held {
+    name: String,
+    fencing: u64,
+    token: String,
+}
+
 /// One client.
 struct Contender {
     index: u64,
     shared: Shared,
-    held: Option<(String, Holding)>,
+    held: Option<Held>,
+    /// The same as the client library knows it, where it was got through that.
+    holding: Option<Holding>,
     /// A token that it had once: name and fencing token.
     stale: Option<(String, u64)>,
 }
@@ -63,8 +73,8 @@ struct Contender {
 impl Contender {
     /// It has, or knows of, nothing any more but its token.
     fn drop_held(&mut self) {
-        if let Some((name, holding)) = self.held.take() {
-            self.stale = Some((name, holding.fencing_token));
+        if let Some(Held { name, fencing, .. }) = self.held.take() {
+            self.stale = Some((name, fencing));
         }
     }
 
@@ -79,8 +89,8 @@ impl Contender {
         match had {
             Ok(holding) => {
                 let ttl_ms = u64::try_from(holding.ttl.as_millis()).expect("a second or two");
-                let value = json!({"fencing": holding.fencing_token, "ttl_ms": ttl_ms});
-                self.held = Some((name.to_owned(), holding));
+                let value = json!({"fencing": holding.fencing_token, "ttl_ms": ttl_ms, "token": holding.token});
+                self.holding = Some(holding);
                 Outcome::Ok { value, revision: None }
             }
             Err(error) => Outcome::of_change(&error),
@@ -88,11 +98,10 @@ impl Contender {
     }
 
     async fn renew(&mut self, client: &Client) -> Outcome {
-        let (_, holding) = self.held.as_mut().expect("chosen because it holds something");
+        let holding = self.holding.as_mut().expect("chosen because it holds something");
         match client.renew(holding).await {
             Ok(()) => Outcome::Ok { value: json!({"held": true}), revision: None },
             Err(Error::Rejected { code: Code::NotHolder, .. }) => {
-                self.drop_held();
                 Outcome::Ok { value: json!({"held": false}), revision: None }
             }
             // The client may repeat it, and so does not tell what was lost from what was refused.
@@ -102,7 +111,7 @@ impl Contender {
     }
 
     async fn release(&mut self, client: &Client, asked: &Value) -> Outcome {
-        let (_, holding) = self.held.take().expect("chosen because it holds something");
+        let holding = self.holding.take().expect("chosen because it holds something");
         match client.release(&holding).await {
             Ok(()) => Outcome::Ok { value: asked.clone(), revision: None },
             Err(error) => Outcome::of_change(&error),
@@ -126,19 +135,40 @@ impl Session for Contender {
         let (choice, node) = (rng.random_range(0..100), rng.random_range(0..self.shared.nodes));
         let name = NAMES[rng.random_range(0..NAMES.len())];
         let (ttl, wait) = (TTLS[rng.random_range(0..TTLS.len())], WAITS[rng.random_range(0..WAITS.len())]);
-        let with = |name: &str, f, fencing: u64| Operation::on(name, f, json!({"fencing": fencing}));
+        let with = |held: &Held, f| Operation::on(&held.name, f, json!({"fencing": held.fencing, "token": held.token}));
+        let enter = |name: &str, fencing: u64| Operation::on(name, "use", json!({"fencing": fencing}));
         if choice >= 95 {
             // It falls asleep: what it had it neither renews nor releases.
             self.drop_held();
         }
         let operation = match (&self.held, &self.stale) {
-            (Some((name, holding)), _) if choice < 60 => with(name, "use", holding.fencing_token),
-            (Some((name, holding)), _) if choice < 85 => with(name, "renew", holding.fencing_token),
-            (Some((name, holding)), _) => with(name, "release", holding.fencing_token),
-            (None, Some((name, fencing))) if choice < 25 => with(name, "use", *fencing),
+            (Some(held), _) if choice < 60 => enter(&held.name, held.fencing),
+            (Some(held), _) if choice < 85 => with(held, "renew"),
+            (Some(held), _) => with(held, "release"),
+            (None, Some((name, fencing))) if choice < 25 => enter(name, *fencing),
             (None, _) => Operation::on(name, "acquire", json!({"ttl": ttl, "wait": wait})),
         };
         Operation { via: Some(node), ..operation }
+    }
+
+    fn learn(&mut self, operation: &Operation, outcome: &Outcome) {
+        let name = operation.key.clone().unwrap_or_default();
+        match (operation.f, outcome) {
+            ("acquire", Outcome::Ok { value, .. }) => {
+                let token = value["token"].as_str().map(str::to_owned);
+                let held = value["fencing"].as_u64().zip(token).map(|(fencing, token)| Held { name, fencing, token });
+                self.held = held;
+            }
+            ("renew", Outcome::Ok { value, .. }) if value["held"] == json!(false) => self.drop_held(),
+            // Whatever came of it, it no longer relies on it.
+            ("release", _) => self.held = None,
+            _ => {}
+        }
+    }
+
+    fn at_once(&mut self, operation: &Operation) -> Option<Outcome> {
+        let name = operation.key.as_deref().unwrap_or_default();
+        (operation.f == "use").then(|| self.enter(name, &operation.value))
     }
 
     fn perform<'a>(&'a mut self, client: &'a Client, operation: &'a Operation) -> BoxFuture<'a, Outcome> {
@@ -148,7 +178,6 @@ impl Session for Contender {
                 "acquire" => self.acquire(client, name, &operation.value).await,
                 "renew" => self.renew(client).await,
                 "release" => self.release(client, &operation.value).await,
-                "use" => self.enter(name, &operation.value),
                 other => unreachable!("{other} is no operation on locks"),
             }
         })
@@ -162,7 +191,7 @@ mod tests {
     #[test]
     fn the_resource_lets_in_whoever_is_not_late() {
         let shared = Shared::new(2, 3);
-        let contender = Contender { index: 0, shared, held: None, stale: None };
+        let contender = Contender { index: 0, shared, held: None, holding: None, stale: None };
         let enters = |name, token| contender.enter(name, &json!({"fencing": token}));
         for (name, token, accepted) in
             [("a", 5, true), ("a", 5, true), ("a", 9, true), ("a", 5, false), ("a", 9, true), ("b", 5, true)]

@@ -17,7 +17,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -29,6 +29,7 @@ use serde_json::Value;
 use crate::history::Mode;
 
 pub use client::{Crew, CrewPlan};
+pub use lease::PREFIX as LEASE_PREFIX;
 pub use outcome::Outcome;
 
 /// Longest time for one operation, as the client sees it. Longer than the nodes' `REQUEST_TIMEOUT`, which lets them say
@@ -64,9 +65,30 @@ impl Operation {
     }
 }
 
+/// What tells sessions how far the run is.
+#[derive(Debug, Clone)]
+pub enum Clock {
+    /// The machine's clock, since the run began.
+    Machine(std::time::Instant),
+    /// Simulated time, in milliseconds, as the simulation sets it.
+    Simulated(Arc<AtomicU64>),
+}
+
+impl Clock {
+    /// Time since the run began.
+    pub fn now(&self) -> Duration {
+        match self {
+            Self::Machine(began) => began.elapsed(),
+            Self::Simulated(now_ms) => Duration::from_millis(now_ms.load(Ordering::Relaxed)),
+        }
+    }
+}
+
 /// What all sessions of a run share.
 #[derive(Debug, Clone)]
 pub struct Shared {
+    /// How far the run is.
+    pub clock: Clock,
     /// Number of sessions.
     pub sessions: u64,
     /// Number of nodes.
@@ -82,7 +104,14 @@ pub struct Shared {
 impl Shared {
     /// Nothing has begun.
     pub fn new(sessions: u64, nodes: usize) -> Self {
-        Self { sessions, nodes, begun: Arc::default(), unsettled: Arc::default(), largest_tokens: Arc::default() }
+        Self {
+            clock: Clock::Machine(std::time::Instant::now()),
+            sessions,
+            nodes,
+            begun: Arc::default(),
+            unsettled: Arc::default(),
+            largest_tokens: Arc::default(),
+        }
     }
 }
 
@@ -90,6 +119,14 @@ impl Shared {
 pub trait Session: Send {
     /// Chooses the next operation. All choices come from `rng`.
     fn next(&mut self, rng: &mut StdRng) -> Operation;
+
+    /// Learns what came of an operation that it chose, however it was sent.
+    fn learn(&mut self, _operation: &Operation, _outcome: &Outcome) {}
+
+    /// What an operation that asks nobody comes to; None for the others, which are sent.
+    fn at_once(&mut self, _operation: &Operation) -> Option<Outcome> {
+        None
+    }
 
     /// Sends it, once, and judges the answer.
     fn perform<'a>(&'a mut self, client: &'a Client, operation: &'a Operation) -> BoxFuture<'a, Outcome>;
@@ -116,6 +153,11 @@ pub trait Workload: Sync {
 
     /// What is read after everything has healed, by sessions in turn.
     fn last_reads(&self, shared: &Shared) -> Vec<Operation>;
+}
+
+/// The workload `name`.
+pub fn workload(name: &str) -> Option<&'static dyn Workload> {
+    ALL.iter().copied().find(|workload| workload.name() == name)
 }
 
 /// All workloads.

@@ -24,6 +24,8 @@ const KEYS_ACTIVE_MIN: u64 = 5;
 const OPERATIONS_PER_KEY: u64 = 300;
 /// What a session remembers of keys, for its compare-and-swaps.
 const SEEN_MAX: usize = 64;
+/// Share of the reads that are not stale which are read under the leader's lease.
+const LEASE_SHARE: f64 = 0.3;
 
 /// Reads, writes and compare-and-swap.
 pub(super) struct Register;
@@ -124,6 +126,7 @@ impl Registers {
     async fn read(&mut self, client: &Client, key: &str, mode: Option<Mode>) -> Outcome {
         let consistency = match mode {
             Some(Mode::Stale) => Consistency::Stale,
+            Some(Mode::Lease) => Consistency::Lease,
             Some(Mode::Linearizable) | None => Consistency::Linearizable,
         };
         match client.look_up(key, &ReadOptions { consistency, ..ReadOptions::default() }).await {
@@ -173,6 +176,7 @@ impl Session for Registers {
         let group = begun / (active * OPERATIONS_PER_KEY);
         let key = key(group * active + rng.random_range(0..active));
         let (choice, stale, again) = (rng.random_range(0..10), rng.random_bool(self.stale_share), rng.random_bool(0.7));
+        let lease = rng.random_bool(LEASE_SHARE);
         let swapped = self.last_seen.take().filter(|_| again).unwrap_or_else(|| key.clone());
         match (choice, self.seen.get(&swapped)) {
             (0..3, _) => {
@@ -185,7 +189,7 @@ impl Session for Registers {
                 Operation::on(&swapped, "cas", json!([old, new]))
             }
             _ => {
-                let mode = stale.then_some(Mode::Stale);
+                let mode = if stale { Some(Mode::Stale) } else { lease.then_some(Mode::Lease) };
                 Operation { mode, ..Operation::on(&key, "read", Value::Null) }
             }
         }
@@ -251,7 +255,9 @@ mod tests {
             .collect();
         let distinct: BTreeSet<u64> = written.iter().map(|value| value.as_u64().unwrap()).collect();
         assert!(written.len() > 1000 && distinct.len() == written.len());
-        assert!(all.iter().any(|operation| operation.mode == Some(Mode::Stale)));
+        for mode in [None, Some(Mode::Stale), Some(Mode::Lease)] {
+            assert!(all.iter().any(|operation| operation.f == "read" && operation.mode == mode), "{mode:?}");
+        }
         let keys: BTreeSet<&str> = all.iter().filter_map(|operation| operation.key.as_deref()).collect();
         assert_eq!(keys.len() as u64, 2 * KEYS_ACTIVE_MIN, "3000 operations are two generations of keys");
     }

@@ -124,6 +124,18 @@ impl Session for Side {
         eye.look(opens, false)
     }
 
+    fn learn(&mut self, operation: &Operation, outcome: &Outcome) {
+        let Some(eye) = self.watcher.as_mut().filter(|eye| operation.key.as_ref() == Some(&eye.name)) else { return };
+        let told = match outcome {
+            Outcome::Ok { value, .. } => value["told"].as_array().map(Vec::as_slice).unwrap_or_default(),
+            Outcome::Fail(_) | Outcome::Info(_) => &[],
+        };
+        eye.silent = if told.is_empty() { eye.silent + 1 } else { 0 };
+        eye.position = told.iter().filter_map(position).chain(eye.position).max();
+        // The last look goes on from there: one from "now on" would rightly not tell what came in between.
+        self.shared.unsettled.lock().insert(eye.name.clone(), eye.look(true, true));
+    }
+
     fn perform<'a>(&'a mut self, client: &'a Client, operation: &'a Operation) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
             match operation.f {
@@ -160,14 +172,11 @@ impl Side {
     }
 
     async fn look(&mut self, client: &Client, asked: &Value) -> Outcome {
-        let eye = self.watcher.as_mut().expect("only watchers look");
         if asked["opens"] == json!(true) {
             self.stream = Some(open(client, asked));
         }
         let stream = self.stream.as_mut().expect("a watcher without a stream opens one");
         let (told, error) = take(stream, Instant::now() + LOOK_TIME, |told| told.len() >= TOLD_MAX).await;
-        eye.silent = if told.is_empty() { eye.silent + 1 } else { 0 };
-        eye.position = told.iter().filter_map(position).chain(eye.position).max();
         if error.is_some() {
             self.stream = None;
         }
@@ -323,6 +332,17 @@ mod tests {
         let last = Watching.last_reads(&shared);
         let after: Vec<&Value> = last.iter().map(|operation| &operation.value["after"]).collect();
         assert_eq!(after, [&json!(0), &Value::Null, &json!(0)]);
+    }
+
+    #[test]
+    fn the_last_look_goes_on_where_the_one_before_it_ended() {
+        let shared = Shared::new(2, 3);
+        let mut watcher = Watching.session(1, &shared);
+        let mut rng = StdRng::seed_from_u64(3);
+        let look = watcher.next(&mut rng);
+        let told = json!({"told": [{"progress": 10}, {"revision": 12, "changes": []}]});
+        watcher.learn(&look, &Outcome::Ok { value: told, revision: None });
+        assert_eq!(Watching.last_reads(&shared)[0].value["after"], 12);
     }
 
     #[test]

@@ -1,12 +1,20 @@
 //! A small openraft cluster over the wire.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::Ordering::SeqCst, time::Duration};
 
 use hexkv_raft_net::STALL_TIMEOUT;
-use hexkv_store::{Proposal, raft_types::LogId};
+use hexkv_store::{
+    Proposal, TypeConfig,
+    raft_types::{LogId, Vote},
+};
 use openraft::{
+    RaftNetworkFactory,
     async_runtime::watch::WatchReceiver,
-    errors::{ClientWriteError, RaftError},
+    errors::{ClientWriteError, RPCError, RaftError},
+    network::{NetVote, RPCOption},
+    raft::VoteRequest,
+    type_config::alias::LeaderIdOf,
+    vote::{RaftLeaderId, RaftVote},
 };
 use tokio::time::Instant;
 
@@ -18,7 +26,7 @@ use crate::{
 fn proposal(n: u64, bytes: usize) -> Proposal {
     let mut body = n.to_le_bytes().to_vec();
     body.resize(bytes.max(8), n as u8);
-    Proposal { time_ms: n, idempotency: None, body: body.into() }
+    Proposal { time_ms: n, uptime_ms: n, idempotency: None, body: body.into() }
 }
 
 async fn cluster_of_three() -> Vec<TestNode> {
@@ -173,4 +181,28 @@ async fn a_follower_behind_a_dead_link_catches_up_soon_after_it_heals() {
     let healed = Instant::now();
     all_have(&[&leading, &learner], 2).await;
     assert!(healed.elapsed() < STALL_TIMEOUT + Duration::from_secs(3), "{:?}", healed.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_answers_no_votes_yet_votes_only_where_a_leader_hands_over() {
+    let (candidate, voter) = (TestNode::start_raft(1).await, TestNode::start_raft(2).await);
+    let mut client = candidate.network.factory().new_client(2, &voter.as_member().1).await;
+    let request = |term| {
+        let leader = LeaderIdOf::<TypeConfig>::new(term, 1);
+        VoteRequest::<TypeConfig>::new(Vote::from_leader_id(leader, false), None)
+    };
+    let option = || RPCOption::new(PATIENCE);
+    voter.service.votes.store(false, SeqCst);
+    for error in
+        [client.vote(request(5), option()).await.unwrap_err(), client.pre_vote(request(5), option()).await.unwrap_err()]
+    {
+        assert!(matches!(error, RPCError::Unreachable(_)), "{error}");
+        assert!(error.to_string().contains("restarted a moment ago"), "{error}");
+    }
+    assert_eq!(voter.raft().metrics().borrow_watched().vote.leader_id.term, 0, "it has voted for nobody");
+    let handed_over = VoteRequest { leadership_transfer: true, ..request(6) };
+    assert!(client.vote(handed_over, option()).await.unwrap().vote_granted);
+    voter.service.votes.store(true, SeqCst);
+    assert!(client.pre_vote(request(7), option()).await.unwrap().vote_granted);
+    assert!(client.vote(request(7), option()).await.unwrap().vote_granted);
 }

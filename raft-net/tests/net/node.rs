@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -43,6 +43,8 @@ pub struct TestService {
     pub identity: Mutex<LocalIdentity>,
     pub raft: Mutex<Option<TestRaft>>,
     pub dir: PathBuf,
+    /// Whether candidates get answers.
+    pub votes: AtomicBool,
     pub asked: AtomicUsize,
     pub release: Arc<Notify>,
 }
@@ -56,6 +58,10 @@ impl Service for TestService {
 
     fn raft(&self) -> Option<TestRaft> {
         self.raft.lock().clone()
+    }
+
+    fn answers_votes(&self) -> bool {
+        self.votes.load(SeqCst)
     }
 
     fn snapshot_dir(&self) -> (SharedFs, PathBuf) {
@@ -110,6 +116,7 @@ impl TestNode {
             identity: Mutex::new(identity),
             raft: Mutex::default(),
             dir: dir.path().to_path_buf(),
+            votes: AtomicBool::new(true),
             asked: AtomicUsize::new(0),
             release: Arc::default(),
         });

@@ -138,7 +138,8 @@ async fn guests_may_ask_what_is_open_to_them_and_nothing_else() {
             guest.network.request_as_guest(&member.address, PeerRequest::ClusterInfo, PATIENCE).await.unwrap();
         assert_eq!((who.node_id, who.cluster_id, who.name.as_str()), (2, Some(CLUSTER), "n2@127.0.0.1"));
         assert!(matches!(answer, PeerResponse::ClusterInfo(info) if info.leader == Some(1)));
-        let write = PeerRequest::Propose(Proposal { time_ms: 0, idempotency: None, body: bytes::Bytes::new() });
+        let write =
+            PeerRequest::Propose(Proposal { time_ms: 0, uptime_ms: 0, idempotency: None, body: bytes::Bytes::new() });
         let error = guest.network.request_as_guest(&member.address, write, PATIENCE).await.unwrap_err();
         assert!(matches!(error, NetError::Refused(Refusal::NotAMember)), "{error:?}");
         assert!(!error.maybe_delivered());

@@ -56,6 +56,8 @@ pub struct Config {
     pub cluster_size: u32,
     /// Voters that the cluster aims at when it is formed.
     pub replication_factor: u32,
+    /// Silence after which a standby takes the seat of a voter; None = never.
+    pub replace_after: Option<Duration>,
     /// Address that HTTP, raft port and port mapper listen on.
     pub bind: IpAddr,
     /// Host that others are told.

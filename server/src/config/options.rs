@@ -114,6 +114,7 @@ pub const OPTIONS: &[OptionRow] = &[
     row("ci_cluster_size", Kind::UpTo("MAX_CLUSTER_SIZE"), Unset, "Takes the place of CLUSTER_SIZE where CI=true, unless a flag sets that"),
     row("max_cluster_size", Kind::Integer(1, MEMBERS_MAX as u64), Value("10"), "Largest CLUSTER_SIZE that is accepted"),
     row("replication_factor", Kind::Integer(1, 7), Value("3"), "Nodes that hold the data and vote; odd numbers make sense"),
+    row("replace_after", Kind::Duration(0, 30 * DAY_MS), Value("5min"), "Silence after which a standby takes the seat of a voter; 0s = never"),
     row("bind", Kind::Ip, Value("127.0.0.1"), "Address to listen on: HTTP, raft port, port mapper"),
     row("advertise", Kind::Host, Derived("host of NODE_NAME"), "Host that other nodes and clients are told to reach this node at"),
     row("port", Kind::Integer(0, 65535), Derived("BASE_HTTP_PORT + (NODE_INDEX - 1) * PORT_SPACING"), "HTTP port, 0 = any free one"),

@@ -66,6 +66,7 @@ impl Resolver<'_> {
                 Some(other) => panic!("cluster_nodes reads as {other:?}"),
             },
             epmd_port: self.number("epmd_port")?,
+            replace_after: Some(self.time("replace_after")?).filter(|silence| !silence.is_zero()),
             heartbeat_interval,
             heartbeat_timeout: self.time("heartbeat_timeout")?,
             election_timeout_min,
@@ -323,6 +324,13 @@ fn refuse_contradictions(config: &Config) -> Result<(), ConfigError> {
                 low.as_millis()
             ));
         }
+    }
+    if let Some(silence) = config.replace_after.filter(|silence| *silence <= config.heartbeat_timeout) {
+        return conflict(format!(
+            "REPLACE_AFTER is {} ms; it must be longer than HEARTBEAT_TIMEOUT, which is {} ms, or 0s to replace nobody",
+            silence.as_millis(),
+            config.heartbeat_timeout.as_millis()
+        ));
     }
     if config.discovery == DiscoveryType::Static && config.cluster_nodes.is_empty() {
         return conflict("CLUSTER_DISCOVERY_TYPE is static, so CLUSTER_NODES must list the nodes".to_owned());

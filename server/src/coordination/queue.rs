@@ -7,24 +7,28 @@ use hexkv_client::api::Code;
 use hexkv_store::{
     command::{Command, Compare, CompareOp, CompareTarget, Txn, TxnOp},
     lease::random_id,
-    outcome::{Outcome, TxnOutcome},
+    outcome::OpResult,
     record::{KeyRecord, ListPage, ListRequest},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::space::{Space, only};
+use super::{
+    STEP_TIMEOUT,
+    claim::Claim,
+    space::{Space, only},
+    transact,
+};
 use crate::{
     error::Error,
     kv::{Consistency, ReadOptions},
     node::Node,
+    proposals::ChangeContext,
     watch::{End, Watcher},
 };
 
 /// Most places in one line, the holder's included; further ones are refused.
 pub const PLACES_MAX: u32 = 1_000;
-/// One step of taking, keeping or giving up a place.
-const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at a line whose watch ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How often in its time to live the lease of a waiting place is kept alive.
@@ -79,14 +83,24 @@ impl Queue {
         Self { space: Space::Election, name: name.to_owned() }
     }
 
-    /// Takes a place, and waits until it is the first, at most `wait`. Whoever drops the future gives the place up.
+    /// Takes a place, and waits until it is the first, at most `wait`. Answers it, and whether an earlier attempt had taken it.
+    ///
+    /// Whoever drops the future gives the place up, unless it has an idempotency key: then the same request, sent again,
+    /// finds the place where it stands, as long as its lease lasts.
     ///
     /// # Errors
-    /// [`Code::LockHeld`] when others are still before it at the end; [`Code::Overloaded`] when the line is full.
-    pub async fn acquire(&self, node: &Arc<Node>, entry: Entry, wait: Duration) -> Result<Place, Error> {
-        let deadline = Instant::now() + wait;
+    /// [`Code::LockHeld`] when others are still before it at the end, or the place that this key took is over;
+    /// [`Code::Overloaded`] when the line is full.
+    pub async fn acquire(
+        &self,
+        node: &Arc<Node>,
+        entry: Entry,
+        wait: Duration,
+        context: &ChangeContext,
+    ) -> Result<(Place, bool), Error> {
+        let (deadline, once) = (Instant::now() + wait, context.idempotency.is_some());
         let line = self.look(node, 0).await?;
-        if wait.is_zero() && !line.places.is_empty() {
+        if !once && wait.is_zero() && !line.places.is_empty() {
             return Err(self.held(&line));
         }
         if line.places.len() >= PLACES_MAX as usize {
@@ -96,20 +110,43 @@ impl Queue {
             ));
         }
         let mut claim = Claim::new(node, random_id(), Duration::from_millis(entry.ttl_ms));
-        let place = self.enter(node, entry, &mut claim).await?;
-        match self.wait_in_line(node, &place, deadline).await {
+        if once {
+            claim.keep();
+        }
+        let (place, replayed) = self.enter(node, entry, &mut claim, context).await?;
+        let seen = if replayed { self.look_for(node, &place).await? } else { place.fencing_token };
+        match self.wait_in_line(node, &place, seen, replayed, deadline).await {
             Ok(()) => {
                 claim.keep();
-                Ok(place)
+                Ok((place, replayed))
             }
             Err(error) => {
-                claim.give_up().await;
+                // The same request, sent again, may go on waiting after any other end.
+                if !once || error.code == Code::LockHeld {
+                    claim.give_up(place.lease).await;
+                }
                 Err(error)
             }
         }
     }
 
-    async fn enter(&self, node: &Node, entry: Entry, claim: &mut Claim) -> Result<Place, Error> {
+    /// Finds the place that an earlier attempt took, and answers a revision at which it is there.
+    async fn look_for(&self, node: &Node, place: &Place) -> Result<u64, Error> {
+        let line = self.look(node, 0).await?;
+        if line.places.iter().any(|other| other.lease == place.lease) {
+            return Ok(line.revision);
+        }
+        let gone = "the place that this Idempotency-Key took is over: it was given up, or its lease ended; nothing is held. Take a new key";
+        Err(Error { replayed: true, ..Error::new(Code::LockHeld, gone) })
+    }
+
+    async fn enter(
+        &self,
+        node: &Node,
+        entry: Entry,
+        claim: &mut Claim,
+        context: &ChangeContext,
+    ) -> Result<(Place, bool), Error> {
         let lease = claim.lease;
         let put = TxnOp::Put {
             key: self.space.place(&self.name, lease),
@@ -120,8 +157,12 @@ impl Queue {
         };
         let grant = TxnOp::GrantLease { id: lease, ttl_ms: entry.ttl_ms };
         let command = Command::Txn(Txn { success: vec![grant, put], ..Txn::default() });
-        match transact(node, &command).await {
-            Ok(outcome) => Ok(Place { lease, fencing_token: outcome.revision, entry }),
+        match transact(node, &command, context).await {
+            Ok((outcome, replayed)) => {
+                // A replay's lease is the one that was granted then.
+                let lease = outcome.results.first().and_then(OpResult::granted_lease).unwrap_or(lease);
+                Ok((Place { lease, fencing_token: outcome.revision, entry }, replayed))
+            }
             Err(error) => {
                 if error.code != Code::OutcomeUnknown {
                     claim.keep();
@@ -131,9 +172,16 @@ impl Queue {
         }
     }
 
-    /// Waits until `place` is the first. A place that waited has its full time to live again then.
-    async fn wait_in_line(&self, node: &Arc<Node>, place: &Place, deadline: Instant) -> Result<(), Error> {
-        let (mut seen, mut waited) = (place.fencing_token, false);
+    /// Waits until `place`, which was there at revision `seen`, is the first. A place that waited has its full time to live
+    /// again then.
+    async fn wait_in_line(
+        &self,
+        node: &Arc<Node>,
+        place: &Place,
+        mut seen: u64,
+        mut waited: bool,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         let interval = Duration::from_millis(place.entry.ttl_ms) / KEEP_ALIVES_PER_TTL;
         let mut next_keep_alive = Instant::now() + interval;
         loop {
@@ -213,21 +261,22 @@ impl Queue {
         let holder = line.places.into_iter().next().filter(|holder| holder.lease == lease).ok_or_else(not_holder)?;
         match node.keep_alive(lease, STEP_TIMEOUT).await {
             Ok(_) => Ok(holder),
-            Err(error) if error.code == Code::NotFound => Err(not_holder()),
+            Err(error) if error.code == Code::LeaseNotFound => Err(not_holder()),
             Err(error) => Err(error),
         }
     }
 
-    /// Gives the place of `lease` up, held or waiting.
+    /// Gives the place of `lease` up, held or waiting. Answers whether an earlier attempt did it.
     ///
     /// # Errors
     /// [`Code::NotHolder`] when it has none.
-    pub async fn release(&self, node: &Node, lease: u64) -> Result<(), Error> {
+    pub async fn release(&self, node: &Node, lease: u64, context: &ChangeContext) -> Result<bool, Error> {
         let key = self.space.place(&self.name, lease);
         let standing = Compare { key, target: CompareTarget::Version(0), op: CompareOp::Greater };
         let end = TxnOp::EndLease { id: lease };
         let command = Command::Txn(Txn { compare: vec![standing], success: vec![end], failure: Vec::new() });
-        if transact(node, &command).await?.succeeded { Ok(()) } else { Err(not_holder()) }
+        let (outcome, replayed) = transact(node, &command, context).await?;
+        if outcome.succeeded { Ok(replayed) } else { Err(Error { replayed, ..not_holder() }) }
     }
 
     /// Watches the line from the revision after `view`.
@@ -272,54 +321,6 @@ async fn gone(watcher: &mut Watcher) -> Result<u64, End> {
         if batch.changes().any(|change| change.new.is_none()) {
             return Ok(batch.revision());
         }
-    }
-}
-
-/// Does a transaction.
-pub(super) async fn transact(node: &Node, command: &Command) -> Result<TxnOutcome, Error> {
-    match node.propose(command, STEP_TIMEOUT).await? {
-        Outcome::Txn(outcome) => Ok(outcome),
-        other => Err(Error::new(Code::Internal, format!("unexpected outcome {other:?}"))),
-    }
-}
-
-/// A lease that is ended when its owner goes away before it has what it wanted.
-struct Claim {
-    node: Arc<Node>,
-    lease: u64,
-    ttl: Duration,
-    kept: bool,
-}
-
-impl Claim {
-    fn new(node: &Arc<Node>, lease: u64, ttl: Duration) -> Self {
-        Self { node: node.clone(), lease, ttl, kept: false }
-    }
-
-    fn keep(&mut self) {
-        self.kept = true;
-    }
-
-    async fn give_up(mut self) {
-        self.kept = true;
-        end_lease(self.node.clone(), self.lease, self.ttl).await;
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if !self.kept && !self.node.stopping.is_cancelled() {
-            self.node.tasks.spawn(end_lease(self.node.clone(), self.lease, self.ttl));
-        }
-    }
-}
-
-/// Ends `lease`; when that does not work its time to live does it.
-async fn end_lease(node: Arc<Node>, lease: u64, ttl: Duration) {
-    let command = Command::Txn(Txn::unconditional(TxnOp::EndLease { id: lease }));
-    match node.propose(&command, STEP_TIMEOUT.min(ttl)).await {
-        Ok(_) => {}
-        Err(error) => tracing::debug!(%error, lease, "a place was not given up; it ends with its lease"),
     }
 }
 

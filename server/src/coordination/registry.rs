@@ -1,28 +1,26 @@
 //! Unique names, each with an owner and an address, under a lease.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hexkv_client::api::Code;
 use hexkv_store::{
     command::{Command, Compare, CompareOp, CompareTarget, Txn, TxnOp},
+    dedupe::{Fingerprint, Idempotency},
     lease::random_id,
+    outcome::{OpResult, TxnOutcome},
     record::{KeyRecord, ListRequest},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{
-    queue::{encoded, transact},
-    space::Space,
-};
+use super::{STEP_TIMEOUT, queue::encoded, space::Space, transact};
 use crate::{
     error::Error,
     kv::{Consistency, ReadOptions},
     node::Node,
+    proposals::ChangeContext,
 };
 
-/// One read or change.
-const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a registration is tried again when the name changed under it.
 const ATTEMPTS_MAX: u32 = 8;
 
@@ -50,45 +48,103 @@ pub struct Entry {
     pub ttl_ms: u64,
 }
 
-/// Registers `name`, or renews it for its owner.
+/// Registers `name`, or renews it for its owner. Answers whether an earlier attempt did it.
 ///
 /// # Errors
 /// [`Code::NameTaken`] when it is another owner's.
-pub async fn register(node: &Arc<Node>, name: &str, entry: Entry) -> Result<Registration, Error> {
+pub async fn register(
+    node: &Arc<Node>,
+    name: &str,
+    entry: Entry,
+    context: &ChangeContext,
+) -> Result<(Registration, bool), Error> {
     let key = Space::Registry.record(name);
-    for _ in 0..ATTEMPTS_MAX {
+    for attempt in 0..ATTEMPTS_MAX {
+        let context = &of_attempt(context, attempt);
         let present = find(node, name).await?;
         if let Some(present) = &present {
             if present.entry.owner != entry.owner {
-                return Err(Error::new(
-                    Code::NameTaken,
-                    format!("{name:?} is registered by {:?}; choose another name", present.entry.owner),
-                ));
+                match refuse(node, context).await? {
+                    Kept::Done(outcome) => return Ok((registered(name, &entry, &outcome), true)),
+                    Kept::Raced => continue,
+                    Kept::Refused => return Err(taken(name, &present.entry.owner)),
+                }
             }
-            if present.entry == entry {
+            // With a key it is written, so that the outcome is kept under the key.
+            if present.entry == entry && context.idempotency.is_none() {
                 match node.keep_alive(present.lease, STEP_TIMEOUT).await {
-                    Ok(_) => return Ok(present.clone()),
+                    Ok(_) => return Ok((present.clone(), false)),
                     // It ended since it was read.
-                    Err(error) if error.code == Code::NotFound => continue,
+                    Err(error) if error.code == Code::LeaseNotFound => continue,
                     Err(error) => return Err(error),
                 }
             }
         }
-        if let Some(registration) = write(node, name, &key, &entry, present.as_ref()).await? {
-            return Ok(registration);
+        let (outcome, replayed) = write(node, &key, &entry, present.as_ref(), context).await?;
+        match Kept::of(outcome) {
+            Kept::Done(outcome) => return Ok((registered(name, &entry, &outcome), replayed)),
+            Kept::Raced => {}
+            Kept::Refused => return Err(Error { replayed, ..taken(name, "another owner") }),
         }
     }
     Err(Error::new(Code::Unavailable, format!("{name:?} changes all the time; nothing was changed. Try again")))
 }
 
-/// Writes the record unless it changed since `present` was read: None.
+/// The context of the `attempt`th transaction of one request: each has an idempotency key of its own, since each is a
+/// change of its own. The first one's is the request's; those of the others begin with a byte that no client's has.
+fn of_attempt(context: &ChangeContext, attempt: u32) -> ChangeContext {
+    let idempotency = context.idempotency.clone().map(|Idempotency { key, fingerprint }| {
+        let hash = Fingerprint::default().part(Some(&key)).part(Some(&attempt.to_le_bytes())).finish();
+        let key = if attempt == 0 { key } else { [&[0][..], &hash.to_le_bytes()].concat().into() };
+        Idempotency { key, fingerprint }
+    });
+    ChangeContext { idempotency, timeout: context.timeout }
+}
+
+/// What is kept under an idempotency key of [`of_attempt`].
+enum Kept {
+    /// The change.
+    Done(TxnOutcome),
+    /// The record had changed since it was read: the next attempt's key tells more.
+    Raced,
+    /// It was refused, and nothing was done: see [`refuse`].
+    Refused,
+}
+
+impl Kept {
+    fn of(outcome: TxnOutcome) -> Self {
+        match (outcome.succeeded, outcome.results.is_empty()) {
+            (false, _) => Self::Raced,
+            (true, true) => Self::Refused,
+            (true, false) => Self::Done(outcome),
+        }
+    }
+}
+
+/// What is kept under the key of `context`, when the request is to be refused. Where nothing is, that it was refused is from
+/// now on: by a transaction of nothing.
+async fn refuse(node: &Node, context: &ChangeContext) -> Result<Kept, Error> {
+    if context.idempotency.is_none() {
+        return Ok(Kept::Refused);
+    }
+    let (outcome, _) = transact(node, &Command::Txn(Txn::default()), context).await?;
+    Ok(Kept::of(outcome))
+}
+
+/// What the transaction of [`write`] with this outcome registered.
+fn registered(name: &str, entry: &Entry, outcome: &TxnOutcome) -> Registration {
+    let lease = outcome.results.first().and_then(OpResult::granted_lease).unwrap_or_default();
+    Registration { name: name.to_owned(), entry: entry.clone(), lease, revision: outcome.revision }
+}
+
+/// Writes the record unless it changed since `present` was read. Answers whether an earlier attempt did.
 async fn write(
     node: &Node,
-    name: &str,
     key: &Bytes,
     entry: &Entry,
     present: Option<&Registration>,
-) -> Result<Option<Registration>, Error> {
+    context: &ChangeContext,
+) -> Result<(TxnOutcome, bool), Error> {
     let lease = random_id();
     let target = CompareTarget::ModRevision(present.map_or(0, |present| present.revision));
     let unchanged = Compare { key: key.clone(), target, op: CompareOp::Equal };
@@ -99,9 +155,7 @@ async fn write(
     // After the put, which takes the record away from it.
     success.extend(present.map(|present| TxnOp::EndLease { id: present.lease }));
     let command = Command::Txn(Txn { compare: vec![unchanged], success, failure: Vec::new() });
-    let outcome = transact(node, &command).await?;
-    let registration = Registration { name: name.to_owned(), entry: entry.clone(), lease, revision: outcome.revision };
-    Ok(outcome.succeeded.then_some(registration))
+    transact(node, &command, context).await
 }
 
 /// The registration of `name`.
@@ -133,31 +187,55 @@ pub async fn list(node: &Node, after: Option<&str>, limit: u32) -> Result<(Vec<R
     Ok((registrations, page.more))
 }
 
-/// Takes `name` out, for `owner` only where one is given.
+/// Takes `name` out, for `owner` only where one is given. Answers whether an earlier attempt did it.
 ///
 /// # Errors
 /// [`Code::NotFound`] when nobody has it, [`Code::NameTaken`] when another owner has.
-pub async fn remove(node: &Node, name: &str, owner: Option<&str>) -> Result<(), Error> {
+pub async fn remove(node: &Node, name: &str, owner: Option<&str>, context: &ChangeContext) -> Result<bool, Error> {
     let key = Space::Registry.record(name);
-    for _ in 0..ATTEMPTS_MAX {
-        let Some(present) = find(node, name).await? else {
-            return Err(Error::new(Code::NotFound, format!("nobody registered {name:?}")));
-        };
-        if owner.is_some_and(|owner| owner != present.entry.owner) {
-            return Err(Error::new(
-                Code::NameTaken,
-                format!("{name:?} is registered by {:?}; nothing was changed", present.entry.owner),
-            ));
+    for attempt in 0..ATTEMPTS_MAX {
+        let context = &of_attempt(context, attempt);
+        let found = find(node, name).await?;
+        if let Some(refusal) = not_removed(name, owner, found.as_ref()) {
+            match refuse(node, context).await? {
+                Kept::Done(_) => return Ok(true),
+                Kept::Raced => continue,
+                Kept::Refused => return Err(refusal),
+            }
         }
+        let Some(present) = found else { continue };
         let target = CompareTarget::ModRevision(present.revision);
         let unchanged = Compare { key: key.clone(), target, op: CompareOp::Equal };
         let end = TxnOp::EndLease { id: present.lease };
         let command = Command::Txn(Txn { compare: vec![unchanged], success: vec![end], failure: Vec::new() });
-        if transact(node, &command).await?.succeeded {
-            return Ok(());
+        let (outcome, replayed) = transact(node, &command, context).await?;
+        match Kept::of(outcome) {
+            Kept::Done(_) => return Ok(replayed),
+            Kept::Raced => {}
+            Kept::Refused => {
+                let why = format!(
+                    "{name:?} was not removed when this Idempotency-Key was first sent; nothing was changed. Take a new key"
+                );
+                return Err(Error { replayed, ..Error::new(Code::NotFound, why) });
+            }
         }
     }
     Err(Error::new(Code::Unavailable, format!("{name:?} changes all the time; nothing was changed. Try again")))
+}
+
+fn taken(name: &str, by: &str) -> Error {
+    Error::new(Code::NameTaken, format!("{name:?} is registered by {by:?}; choose another name"))
+}
+
+/// Why `name` cannot be removed for `owner`.
+fn not_removed(name: &str, owner: Option<&str>, present: Option<&Registration>) -> Option<Error> {
+    let Some(present) = present else {
+        return Some(Error::new(Code::NotFound, format!("nobody registered {name:?}")));
+    };
+    owner.is_some_and(|owner| owner != present.entry.owner).then(|| {
+        let why = format!("{name:?} is registered by {:?}; nothing was changed", present.entry.owner);
+        Error::new(Code::NameTaken, why)
+    })
 }
 
 fn linearizable() -> ReadOptions {

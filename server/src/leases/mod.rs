@@ -42,7 +42,7 @@ use crate::{
     kv::confirm,
     node::{Node, Position},
     proposals::{ChangeContext, Changed},
-    reads::wait_applied,
+    reads::{Basis, wait_applied},
     service::unavailable,
 };
 
@@ -127,7 +127,7 @@ async fn serve(node: &Node, core: &Core, term: u64) {
 
 /// Ends leases whose deadline is `now` or before, one batch of them, if a majority confirms that this node leads.
 async fn end_due(core: &Core, term: u64, now: Instant) {
-    if let Err(error) = core.reads.confirm(CONFIRM_TIMEOUT).await {
+    if let Err(error) = core.reads.confirm(Basis::Quorum, CONFIRM_TIMEOUT).await {
         tracing::debug!(%error, "leases are due, and leadership is not confirmed");
         tokio::time::sleep(RETRY_INTERVAL).await;
         return;
@@ -182,7 +182,7 @@ async fn end_by_own_clock(node: &Node, core: &Core) {
 pub async fn keep_alive_here(core: &Core, id: u64, timeout: Duration) -> Result<Lease, PeerError> {
     let arrived = Instant::now();
     let mut settled = core.lessor.settled();
-    confirm(core, arrived + timeout).await.map_err(unavailable)?;
+    confirm(core, Basis::Quorum, arrived + timeout).await.map_err(unavailable)?;
     loop {
         // As long as this node leads in the term of its lessor's office, the round was one of its own.
         let Some(term) = core.office() else { return Err(PeerError::NotLeader { leader: core.leader() }) };
@@ -204,7 +204,7 @@ pub async fn keep_alive_here(core: &Core, id: u64, timeout: Duration) -> Result<
 
 /// The leader's answer to who asks for a lease.
 pub async fn lease_here(core: &Core, id: u64, keys_max: usize, timeout: Duration) -> Result<LeaseStatus, PeerError> {
-    confirm(core, Instant::now() + timeout).await.map_err(unavailable)?;
+    confirm(core, Basis::Quorum, Instant::now() + timeout).await.map_err(unavailable)?;
     let Some(term) = core.office() else { return Err(PeerError::NotLeader { leader: core.leader() }) };
     let view = core.state.lease(id, keys_max).ok_or(PeerError::NoSuchLease(id))?;
     // Before the office has begun: it gives the full time.
@@ -215,7 +215,7 @@ pub async fn lease_here(core: &Core, id: u64, keys_max: usize, timeout: Duration
 /// The leases with ids above `after`, as of a state that holds everything acknowledged before.
 pub async fn leases_here(core: &Core, after: u64, limit: u32, timeout: Duration) -> Result<LeasePage, PeerError> {
     let began = Instant::now();
-    let index = core.reads.confirm(timeout).await.map_err(unavailable)?;
+    let index = core.reads.confirm(Basis::Quorum, timeout).await.map_err(unavailable)?;
     let left = timeout.saturating_sub(began.elapsed());
     wait_applied(&mut core.state.applied_watch(), index, left).await.map_err(unavailable)?;
     Ok(core.state.leases(after, limit as usize))
@@ -294,7 +294,7 @@ impl Node {
     pub async fn leases(&self, after: u64, limit: u32, timeout: Duration) -> Result<LeasePage, Error> {
         if self.position() == Position::Holder && self.divergence().is_none() {
             let core = self.serving_core()?;
-            confirm(&core, Instant::now() + timeout).await?;
+            confirm(&core, Basis::Quorum, Instant::now() + timeout).await?;
             return Ok(core.state.leases(after, limit as usize));
         }
         match self.ask_leader(PeerRequest::Leases { after, limit }, timeout).await? {

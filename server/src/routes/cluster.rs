@@ -11,51 +11,78 @@ use axum::{
     response::IntoResponse,
 };
 use hexkv_client::api::{
-    Code, HashAnswer, JoinRequest, MembersAnswer, ReplicationFactorRequest, TransferLeaderRequest,
+    ClusterStatus, Code, ExplainAnswer, HashAnswer, JoinRequest, MembersAnswer, ReplicationFactorRequest,
+    TransferLeaderRequest,
 };
-use serde::Deserialize;
 
-use super::request::{BODY_BYTES_MAX, duration, json_within, key, query};
+use super::{
+    openapi::{
+        parameters::MemberInPath,
+        problems::{Busy, CannotJoin, LastOne, NotServing, NotThere, Refused, TooLarge, Unknown},
+    },
+    request::{BODY_BYTES_MAX, NoQuery, TimeoutQuery, json_within, key, query},
+};
 use crate::{error::Error, node::Node, service::state_hash};
 
 type Answer = Result<Response<Body>, Error>;
 
-/// Most routes here take no query parameters, and refuse any.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NoQuery {}
-
-/// Changes take the longest time that their caller waits.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ChangeQuery {
-    #[serde(default, deserialize_with = "duration")]
-    timeout: Option<Duration>,
-}
-
-/// `GET /api/cluster/status`.
+/// Shows the cluster as this node and its leader see it.
+///
+/// A member is `up` while the leader heard from it within twice `HEARTBEAT_TIMEOUT`, `unknown` when the leader cannot be asked.
+#[utoipa::path(get, path = "/api/cluster/status", operation_id = "cluster_status", tag = "cluster",
+    responses((status = 200, description = "The cluster", body = ClusterStatus), Refused))]
 pub async fn status(State(node): State<Arc<Node>>, request: Request) -> Answer {
     query::<NoQuery>(request.uri())?;
     Ok(Json(node.status().await).into_response())
 }
 
-/// `GET /api/cluster/members`.
+/// Explains the membership.
+///
+/// What the leader sees and waits for, in sentences, and the last steps that it took.
+#[utoipa::path(get, path = "/api/cluster/explain", operation_id = "explain_cluster", tag = "cluster",
+    responses((status = 200, description = "Why the membership is as it is", body = ExplainAnswer), Refused, NotServing))]
+pub async fn explain(State(node): State<Arc<Node>>, request: Request) -> Answer {
+    query::<NoQuery>(request.uri())?;
+    Ok(Json(node.explain().await?).into_response())
+}
+
+/// Lists the members.
+#[utoipa::path(get, path = "/api/cluster/members", operation_id = "list_members", tag = "cluster",
+    responses((status = 200, description = "All members, by name", body = MembersAnswer), Refused))]
 pub async fn members(State(node): State<Arc<Node>>, request: Request) -> Answer {
     query::<NoQuery>(request.uri())?;
     Ok(Json(MembersAnswer { members: node.status().await.members }).into_response())
 }
 
-/// `DELETE /api/cluster/members/{name}`: answers the new status.
+/// Removes a member that is gone for good.
+///
+/// Waits up to 60 s until it is out. After 504 it goes on.
+#[utoipa::path(delete, path = "/api/cluster/members/{name}", operation_id = "remove_member", tag = "cluster",
+    params(MemberInPath, TimeoutQuery),
+    responses(
+        (status = 200, description = "It is out", body = ClusterStatus),
+        Refused, NotThere, LastOne, TooLarge, Busy, NotServing, Unknown,
+    ))]
 pub async fn remove_member(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let limit = query::<ChangeQuery>(request.uri())?.timeout;
+    let limit = query::<TimeoutQuery>(request.uri())?.timeout;
     let name = key(request.uri(), "/api/cluster/members/")?;
     within(limit, node.remove_member(&String::from_utf8_lossy(&name))).await?;
     Ok(Json(node.status().await).into_response())
 }
 
-/// `POST /api/cluster/join`: this node joins; answers the new status. Goes on when the caller goes away.
+/// Lets the node that is asked join a cluster.
+///
+/// 200 when it has its role: up to 10 s for being taken in and 60 s for catching up. Goes on when the caller goes away. A node
+/// with user data of its own is refused unless told to discard it.
+#[utoipa::path(post, path = "/api/cluster/join", operation_id = "join", tag = "cluster",
+    params(TimeoutQuery),
+    request_body(content = JoinRequest, example = json!({"node": "hex_hub1@127.0.0.1:9100", "discard_local_data": false})),
+    responses(
+        (status = 200, description = "It is a member", body = ClusterStatus),
+        Refused, CannotJoin, TooLarge, Busy, NotServing, Unknown,
+    ))]
 pub async fn join(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let limit = query::<ChangeQuery>(request.uri())?.timeout;
+    let limit = query::<TimeoutQuery>(request.uri())?.timeout;
     let wanted: JoinRequest =
         json_within(request, BODY_BYTES_MAX, limit.unwrap_or(node.config.request_timeout)).await?;
     let joining = node.clone();
@@ -67,33 +94,59 @@ pub async fn join(State(node): State<Arc<Node>>, request: Request) -> Answer {
     Ok(Json(node.status().await).into_response())
 }
 
-/// `POST /api/cluster/leave`: this node leaves; answers its status as a cluster of one.
+/// Lets the node that is asked leave its cluster.
+///
+/// Another voter takes over leadership, a standby its place; then it is a new cluster of one, without data.
+#[utoipa::path(post, path = "/api/cluster/leave", operation_id = "leave", tag = "cluster",
+    params(TimeoutQuery),
+    responses(
+        (status = 200, description = "Its new cluster of one", body = ClusterStatus),
+        Refused, LastOne, Busy, NotServing, Unknown,
+    ))]
 pub async fn leave(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let limit = query::<ChangeQuery>(request.uri())?.timeout;
+    let limit = query::<TimeoutQuery>(request.uri())?.timeout;
     let leaving = node.clone();
     within(limit, finished(node.tasks.spawn(async move { leaving.leave().await }))).await?;
     Ok(Json(node.status().await).into_response())
 }
 
-/// `POST /api/cluster/transfer-leader`: answers the new status.
+/// Hands leadership over.
+#[utoipa::path(post, path = "/api/cluster/transfer-leader", operation_id = "transfer_leader", tag = "cluster",
+    params(TimeoutQuery),
+    request_body(content = TransferLeaderRequest, example = json!({"to": "hex_hub1@127.0.0.1"})),
+    responses(
+        (status = 200, description = "It leads", body = ClusterStatus),
+        Refused, NotThere, TooLarge, Busy, NotServing, Unknown,
+    ))]
 pub async fn transfer_leader(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let limit = query::<ChangeQuery>(request.uri())?.timeout;
+    let limit = query::<TimeoutQuery>(request.uri())?.timeout;
     let wanted: TransferLeaderRequest =
         json_within(request, BODY_BYTES_MAX, limit.unwrap_or(node.config.request_timeout)).await?;
     within(limit, node.transfer_leader(&wanted.to)).await?;
     Ok(Json(node.status().await).into_response())
 }
 
-/// `PUT /api/cluster/replication-factor`: answers the new status; the reconciler goes on from there.
+/// Sets how many members vote and hold the data.
+///
+/// 200 when the number is committed; the voters follow one step at a time.
+#[utoipa::path(put, path = "/api/cluster/replication-factor", operation_id = "set_replication_factor", tag = "cluster",
+    params(TimeoutQuery),
+    request_body(content = ReplicationFactorRequest, example = json!({"value": 3})),
+    responses(
+        (status = 200, description = "Committed", body = ClusterStatus),
+        Refused, TooLarge, Busy, NotServing, Unknown,
+    ))]
 pub async fn replication_factor(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let limit = query::<ChangeQuery>(request.uri())?.timeout;
+    let limit = query::<TimeoutQuery>(request.uri())?.timeout;
     let wanted: ReplicationFactorRequest =
         json_within(request, BODY_BYTES_MAX, limit.unwrap_or(node.config.request_timeout)).await?;
     within(limit, node.set_replication_factor(wanted.value)).await?;
     Ok(Json(node.status().await).into_response())
 }
 
-/// `GET /api/cluster/hash`: of this node's own state.
+/// Hashes this node's own state: equal on all nodes at an equal index.
+#[utoipa::path(get, path = "/api/cluster/hash", operation_id = "state_hash", tag = "cluster",
+    responses((status = 200, description = "The hash", body = HashAnswer), Refused, NotServing))]
 pub async fn hash(State(node): State<Arc<Node>>, request: Request) -> Answer {
     query::<NoQuery>(request.uri())?;
     let hash = state_hash(&*node.serving_core()?);

@@ -1,38 +1,45 @@
 //! `/api/compact`: history is forgotten on request.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
-    Json,
     body::Body,
     extract::{Request, State},
     http::Response,
-    response::IntoResponse,
 };
 use bytes::Bytes;
 use hexkv_client::api::{Code, CompactAnswer, CompactRequest};
 use hexkv_store::{command::Command, outcome::Outcome};
-use serde::Deserialize;
 
-use super::request::{BODY_BYTES_MAX, duration, json_within, query};
+use super::{
+    coordination::marked,
+    idempotency::ChangeRequest,
+    openapi::{
+        parameters::IdempotencyKey,
+        problems::{Busy, Forgotten, KeyMismatch, NotServing, Refused, TooLarge, Unknown},
+    },
+    request::{BODY_BYTES_MAX, TimeoutQuery, json_with_body, query},
+};
 use crate::{
     error::Error,
     kv::{Consistency, ReadOptions},
     node::Node,
 };
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CompactQuery {
-    #[serde(default, deserialize_with = "duration")]
-    timeout: Option<Duration>,
-}
-
-/// `POST /api/compact`: revisions below the one named can be read no more, on any node.
+/// Forgets history.
+///
+/// Revisions below the one named can be read no more, on any node.
+#[utoipa::path(post, path = "/api/compact", operation_id = "compact", tag = "watch",
+    params(TimeoutQuery, IdempotencyKey),
+    request_body(content = CompactRequest, example = json!({"revision": 1})),
+    responses(
+        (status = 200, description = "Forgotten", body = CompactAnswer, headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")), example = json!({"compacted_revision": 1})),
+        Refused, KeyMismatch, Forgotten, TooLarge, Busy, NotServing, Unknown,
+    ))]
 pub async fn compact(State(node): State<Arc<Node>>, request: Request) -> Result<Response<Body>, Error> {
-    let q = query::<CompactQuery>(request.uri())?;
-    let timeout = q.timeout.unwrap_or(node.config.request_timeout);
-    let CompactRequest { revision } = json_within(request, BODY_BYTES_MAX, timeout).await?;
+    let timeout = query::<TimeoutQuery>(request.uri())?.patience(&node);
+    let asked = ChangeRequest::of(&request, timeout)?;
+    let (CompactRequest { revision }, body) = json_with_body(request, BODY_BYTES_MAX, timeout).await?;
     if revision == 0 {
         return Err(Error::invalid("revision is the oldest one that stays readable, 1 or more"));
     }
@@ -42,8 +49,9 @@ pub async fn compact(State(node): State<Arc<Node>>, request: Request) -> Result<
     if revision > newest {
         return Err(Error::invalid(format!("revision {revision} is in the future; the newest is {newest}")));
     }
-    match node.propose(&Command::Compact(revision), timeout).await? {
-        Outcome::Done => Ok(Json(CompactAnswer { compacted_revision: revision }).into_response()),
+    let changed = node.propose_change(&Command::Compact(revision), &asked.with_body(&body)).await?;
+    match changed.outcome {
+        Outcome::Done => Ok(marked(CompactAnswer { compacted_revision: revision }, changed.replayed)),
         other => Err(Error::new(Code::Internal, format!("unexpected outcome {other:?}"))),
     }
 }

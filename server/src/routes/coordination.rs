@@ -1,19 +1,78 @@
-//! What the routes of locks, elections and the registry have in common: names, times, limits.
+//! What the routes of locks, elections and the registry have in common: names, times, limits, and what a token does.
 
 use std::time::Duration;
 
-use axum::http::Uri;
-use hexkv_client::api::Ttl;
+use axum::{
+    Json,
+    body::Body,
+    extract::Request,
+    http::{Response, Uri},
+    response::IntoResponse,
+};
+use hexkv_client::api::{ReleaseAnswer, RenewRequest, Ttl};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
-use super::{lease, request::key};
-use crate::{coordination::check_name, error::Error};
+use super::{
+    idempotency::{ChangeRequest, mark_replay},
+    lease,
+    openapi::schemas,
+    request::{BODY_BYTES_MAX, NoQuery, json_within, key, query},
+};
+use crate::{
+    coordination::{
+        STEP_TIMEOUT, check_name,
+        queue::{Place, Queue, lease_of},
+    },
+    error::Error,
+    node::Node,
+};
 
 /// Time to live when none is given, in milliseconds.
 const TTL_MS_DEFAULT: u64 = 30_000;
 /// Longest wait for a lock or for leadership.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Longest owner, candidate or address, in bytes.
-const TEXT_BYTES_MAX: usize = 1024;
+pub const TEXT_BYTES_MAX: usize = 1024;
+
+/// The token of whoever gives a place up.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct TokenQuery {
+    /// As it was given.
+    #[param(value_type = schemas::Token)]
+    token: String,
+}
+
+/// `POST {prefix}{name}/renew`: whoever has the token of the first place in the line has it for its full time again.
+pub async fn renew(node: &Node, request: Request, prefix: &str, line: fn(&str) -> Queue) -> Result<Place, Error> {
+    query::<NoQuery>(request.uri())?;
+    let line = line(&name(request.uri(), prefix, "/renew")?);
+    let wanted: RenewRequest = json_within(request, BODY_BYTES_MAX, node.config.request_timeout).await?;
+    line.renew(node, lease_of(&wanted.token)?).await
+}
+
+/// `DELETE {prefix}{name}?token=`: the next one in the line has it.
+pub async fn release(
+    node: &Node,
+    request: Request,
+    prefix: &str,
+    line: fn(&str) -> Queue,
+) -> Result<Response<Body>, Error> {
+    let q = query::<TokenQuery>(request.uri())?;
+    let line = line(&name(request.uri(), prefix, "")?);
+    let context = ChangeRequest::of(&request, STEP_TIMEOUT)?.with_body(&[]);
+    let replayed = line.release(node, lease_of(&q.token)?, &context).await?;
+    Ok(marked(ReleaseAnswer { released: true }, replayed))
+}
+
+/// The answer to a change that may have been done by an earlier attempt.
+pub fn marked(answer: impl serde::Serialize, replayed: bool) -> Response<Body> {
+    let mut response = Json(answer).into_response();
+    mark_replay(&mut response, replayed);
+    response
+}
 
 /// The name behind `prefix` in the path, before `suffix`.
 pub fn name(uri: &Uri, prefix: &str, suffix: &str) -> Result<String, Error> {

@@ -15,14 +15,23 @@ use axum::{
 use futures_util::stream;
 use hexkv_client::api::{CampaignAnswer, CampaignRequest, ElectionStatus, Leader, ReleaseAnswer, RenewRequest};
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::{
-    coordination::{check_text, name, ttl_ms, wait},
-    lock::TokenQuery,
-    request::{BODY_BYTES_MAX, json_within, query},
+    coordination::{self, TokenQuery, check_text, marked, name, ttl_ms, wait},
+    idempotency::ChangeRequest,
+    openapi::{
+        parameters::{IdempotencyKey, NameInPath},
+        problems::{Busy, KeyMismatch, NotHolding, NotServing, Refused, Taken, TooLarge, Unknown},
+        schemas,
+    },
+    request::{BODY_BYTES_MAX, NoQuery, json_with_body, query},
 };
 use crate::{
-    coordination::queue::{Entry, Place, Queue, View, lease_of, token},
+    coordination::{
+        STEP_TIMEOUT,
+        queue::{Entry, Place, Queue, View, token},
+    },
     error::Error,
     http_server::Connection,
     node::Node,
@@ -35,47 +44,77 @@ const COMMENT_INTERVAL: Duration = Duration::from_secs(10);
 
 type Answer = Result<Response<Body>, Error>;
 
-/// Routes that take no query parameters refuse any.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-struct NoQuery {}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct ObserveQuery {
-    /// `?watch`, `?watch=` or `?watch=true`.
+    /// `?watch`, `?watch=` or `?watch=true`: follow who leads from now on.
+    #[param(value_type = Option<schemas::Follow>)]
     watch: Option<String>,
 }
 
-/// `POST /api/elections/{name}`: stands for election, and waits for leadership.
+/// Stands for election, and waits for leadership.
+///
+/// 409 when the candidate does not lead within `wait` (not at all unless given, at most 24 h), 429 when 1,000 stand in line.
+#[utoipa::path(post, path = "/api/elections/{name}", operation_id = "campaign", tag = "elections",
+    params(NameInPath, IdempotencyKey),
+    request_body(content = CampaignRequest,
+        example = json!({"candidate": "host-1", "value": "10.0.0.1:9000", "ttl": "30s", "wait": "10s"})),
+    responses(
+        (status = 200, description = "It leads", body = CampaignAnswer, headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")),
+            example = json!({"token": "5912837465018273", "candidate": "host-1", "fencing_token": 42, "ttl_ms": 30000})),
+        Refused, KeyMismatch, Taken, TooLarge, Busy, NotServing, Unknown,
+    ))]
 pub async fn campaign(State(node): State<Arc<Node>>, request: Request) -> Answer {
     query::<NoQuery>(request.uri())?;
     let queue = Queue::election(&name(request.uri(), PREFIX, "")?);
-    let wanted: CampaignRequest = json_within(request, BODY_BYTES_MAX, node.config.request_timeout).await?;
+    let asked = ChangeRequest::of(&request, STEP_TIMEOUT)?;
+    let (wanted, body) =
+        json_with_body::<CampaignRequest>(request, BODY_BYTES_MAX, node.config.request_timeout).await?;
     check_text("candidate", &wanted.candidate, false)?;
     check_text("value", wanted.value.as_deref().unwrap_or_default(), true)?;
     let entry = Entry { owner: wanted.candidate, value: wanted.value, ttl_ms: ttl_ms(wanted.ttl)? };
-    let place = queue.acquire(&node, entry, wait(wanted.wait.as_deref())?).await?;
-    Ok(Json(answer(place)).into_response())
+    let (place, replayed) = queue.acquire(&node, entry, wait(wanted.wait.as_deref())?, &asked.with_body(&body)).await?;
+    Ok(marked(answer(place), replayed))
 }
 
-/// `POST /api/elections/{name}/renew`: the leader leads for its full time again.
+/// Renews leadership: the leader leads for its full time again.
+#[utoipa::path(post, path = "/api/elections/{name}/renew", operation_id = "renew_leadership", tag = "elections",
+    params(NameInPath),
+    request_body(content = RenewRequest, example = json!({"token": "5912837465018273"})),
+    responses(
+        (status = 200, description = "It leads", body = CampaignAnswer,
+            example = json!({"token": "5912837465018273", "candidate": "host-1", "fencing_token": 42, "ttl_ms": 30000})),
+        Refused, NotHolding, TooLarge, Busy, NotServing,
+    ))]
 pub async fn renew(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    query::<NoQuery>(request.uri())?;
-    let queue = Queue::election(&name(request.uri(), PREFIX, "/renew")?);
-    let wanted: RenewRequest = json_within(request, BODY_BYTES_MAX, node.config.request_timeout).await?;
-    let place = queue.renew(&node, lease_of(&wanted.token)?).await?;
-    Ok(Json(answer(place)).into_response())
+    Ok(Json(answer(coordination::renew(&node, request, PREFIX, Queue::election).await?)).into_response())
 }
 
-/// `DELETE /api/elections/{name}?token=`: resigns.
+/// Resigns: the next candidate leads.
+#[utoipa::path(delete, path = "/api/elections/{name}", operation_id = "resign", tag = "elections",
+    params(NameInPath, TokenQuery, IdempotencyKey),
+    responses(
+        (status = 200, description = "Given up", body = ReleaseAnswer, headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")), example = json!({"released": true})),
+        Refused, KeyMismatch, NotHolding, TooLarge, Busy, NotServing, Unknown,
+    ))]
 pub async fn resign(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let q = query::<TokenQuery>(request.uri())?;
-    Queue::election(&name(request.uri(), PREFIX, "")?).release(&node, lease_of(&q.token)?).await?;
-    Ok(Json(ReleaseAnswer { released: true }).into_response())
+    coordination::release(&node, request, PREFIX, Queue::election).await
 }
 
-/// `GET /api/elections/{name}`: who leads; with `?watch` whoever leads from now on, as server-sent events.
+/// Shows who leads, or follows it.
+///
+/// With `?watch` as server-sent events `leader`: one at once, then one for each new leader, or none. That stream ends when the
+/// node stops.
+#[utoipa::path(get, path = "/api/elections/{name}", operation_id = "observe_election", tag = "elections",
+    params(NameInPath, ObserveQuery),
+    responses(
+        (status = 200, description = "Who leads", content(
+            (ElectionStatus = "application/json", example = json!({"leader": {"candidate": "host-1", "fencing_token": 42}, "candidates": [], "revision": 42})),
+            (String = "text/event-stream"),
+        )),
+        Refused, TooLarge, Busy, NotServing,
+    ))]
 pub async fn observe(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let q = query::<ObserveQuery>(request.uri())?;
     let queue = Queue::election(&name(request.uri(), PREFIX, "")?);

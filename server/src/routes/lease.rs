@@ -14,10 +14,16 @@ use hexkv_client::api::{DeleteAnswer, LeaseAnswer, LeaseItem, LeaseListAnswer, L
 use hexkv_raft_net::rpc::LeaseStatus;
 use hexkv_store::lease::{LEASE_KEYS_SHOWN_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LeaseRecord};
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::{
     idempotency::{ChangeRequest, mark_replay},
-    request::{BODY_BYTES_MAX, duration, json_with_body, list_limit, query},
+    openapi::{
+        parameters::{IdempotencyKey, LeaseInPath},
+        problems::{Busy, KeyMismatch, NoSuchLease, NotServing, Refused, TooLarge, Unknown},
+        schemas,
+    },
+    request::{BODY_BYTES_MAX, TimeoutQuery, duration, json_with_body, list_limit, query},
 };
 use crate::{error::Error, node::Node};
 
@@ -25,19 +31,6 @@ const PATH_PREFIX: &str = "/api/leases/";
 const KEEPALIVE: &str = "/keepalive";
 
 type Answer = Result<Response<Body>, Error>;
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LeaseQuery {
-    #[serde(default, deserialize_with = "duration")]
-    timeout: Option<Duration>,
-}
-
-impl LeaseQuery {
-    fn patience(&self, node: &Node) -> Duration {
-        self.timeout.unwrap_or(node.config.request_timeout)
-    }
-}
 
 /// A time to live within its limits, in milliseconds.
 pub(super) fn ttl_ms(ttl: Ttl) -> Result<u64, Error> {
@@ -61,9 +54,23 @@ fn id(uri: &Uri) -> Result<u64, Error> {
     })
 }
 
-/// `POST /api/leases`.
+/// Grants a lease.
+///
+/// Keys are attached to it by `PUT /api/kv/{key}?lease=`, and go when it ends. 1 s to 365 days; 1,000,000 leases at most.
+#[utoipa::path(post, path = "/api/leases", operation_id = "grant_lease", tag = "leases",
+    params(TimeoutQuery, IdempotencyKey),
+    request_body(content = LeaseRequest, examples(
+        ("text" = (summary = "As a text", value = json!({"ttl": "30s"}))),
+        ("seconds" = (summary = "In seconds", value = json!({"ttl": 30}))),
+    )),
+    responses(
+        (status = 200, description = "Granted", body = LeaseAnswer,
+            headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")),
+            example = json!({"id": 6364136223846793_u64, "ttl": "30s", "ttl_ms": 30000})),
+        Refused, TooLarge, KeyMismatch, Busy, NotServing, Unknown,
+    ))]
 pub async fn grant(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let q = query::<LeaseQuery>(request.uri())?;
+    let q = query::<TimeoutQuery>(request.uri())?;
     let patience = q.patience(&node);
     let asked = ChangeRequest::of(&request, patience)?;
     let (wanted, body) = json_with_body::<LeaseRequest>(request, BODY_BYTES_MAX, patience).await?;
@@ -74,16 +81,33 @@ pub async fn grant(State(node): State<Arc<Node>>, request: Request) -> Answer {
     Ok(response)
 }
 
-/// `POST /api/leases/{id}/keepalive`.
+/// Keeps a lease alive.
+///
+/// It lives for its full time to live again, from when the request came. One that failed may have worked, and may be repeated.
+#[utoipa::path(post, path = "/api/leases/{id}/keepalive", operation_id = "keep_lease_alive", tag = "leases",
+    params(LeaseInPath, TimeoutQuery),
+    responses(
+        (status = 200, description = "It lives on", body = LeaseAnswer,
+            example = json!({"id": 6364136223846793_u64, "ttl": "30s", "ttl_ms": 30000})),
+        Refused, NoSuchLease, Busy, NotServing,
+    ))]
 pub async fn keep_alive(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let (id, q) = (id(request.uri())?, query::<LeaseQuery>(request.uri())?);
+    let (id, q) = (id(request.uri())?, query::<TimeoutQuery>(request.uri())?);
     let lease = node.keep_alive(id, q.patience(&node)).await?;
     Ok(Json(lease_answer(id, lease.ttl_ms)).into_response())
 }
 
-/// `DELETE /api/leases/{id}`: the lease and all its keys go, in one revision.
+/// Ends a lease: it and all its keys go, in one revision.
+#[utoipa::path(delete, path = "/api/leases/{id}", operation_id = "revoke_lease", tag = "leases",
+    params(LeaseInPath, TimeoutQuery, IdempotencyKey),
+    responses(
+        (status = 200, description = "It ended", body = DeleteAnswer,
+            headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")),
+            example = json!({"revision": 19, "deleted": 2})),
+        Refused, NoSuchLease, KeyMismatch, Busy, NotServing, Unknown,
+    ))]
 pub async fn revoke(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let (id, q) = (id(request.uri())?, query::<LeaseQuery>(request.uri())?);
+    let (id, q) = (id(request.uri())?, query::<TimeoutQuery>(request.uri())?);
     let context = ChangeRequest::of(&request, q.patience(&node))?.with_body(&[]);
     let ((revision, deleted), replayed) = node.revoke_lease(id, &context).await?;
     let mut response = Json(DeleteAnswer { revision, deleted, prev: None }).into_response();
@@ -91,9 +115,17 @@ pub async fn revoke(State(node): State<Arc<Node>>, request: Request) -> Answer {
     Ok(response)
 }
 
-/// `GET /api/leases/{id}`.
+/// Shows a lease, with the first 1,000 of its keys.
+#[utoipa::path(get, path = "/api/leases/{id}", operation_id = "show_lease", tag = "leases",
+    params(LeaseInPath, TimeoutQuery),
+    responses(
+        (status = 200, description = "It lives", body = LeaseStatusAnswer,
+            example = json!({"id": 6364136223846793_u64, "ttl": "30s", "ttl_ms": 30000, "remaining_ms": 29000,
+                "granted_ms": 1700000000000_u64, "key_count": 1, "keys": ["worker/7"]})),
+        Refused, NoSuchLease, Busy, NotServing,
+    ))]
 pub async fn show(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let (id, q) = (id(request.uri())?, query::<LeaseQuery>(request.uri())?);
+    let (id, q) = (id(request.uri())?, query::<TimeoutQuery>(request.uri())?);
     let LeaseStatus { view, remaining_ms } = node.lease(id, LEASE_KEYS_SHOWN_MAX, q.patience(&node)).await?;
     let lease = view.record.lease;
     let mut answer = LeaseStatusAnswer {
@@ -115,16 +147,28 @@ pub async fn show(State(node): State<Arc<Node>>, request: Request) -> Answer {
     Ok(Json(answer).into_response())
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct ListQuery {
+    /// Items on a page.
+    #[param(value_type = Option<schemas::Limit>)]
     limit: Option<u32>,
+    /// `next` of the page before.
+    #[param(value_type = Option<schemas::LeaseCursor>)]
     cursor: Option<String>,
+    /// Give up after; without it `REQUEST_TIMEOUT`.
     #[serde(default, deserialize_with = "duration")]
+    #[param(value_type = Option<schemas::Time>)]
     timeout: Option<Duration>,
 }
 
-/// `GET /api/leases`. Pages follow the ids; each shows the leases that there are when it is read.
+/// Lists leases by id.
+///
+/// Each page shows the leases that there are when it is read.
+#[utoipa::path(get, path = "/api/leases", operation_id = "list_leases", tag = "leases",
+    params(ListQuery),
+    responses((status = 200, description = "A page", body = LeaseListAnswer), Refused, Busy, NotServing))]
 pub async fn list(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let q = query::<ListQuery>(request.uri())?;
     let limit = list_limit(q.limit)?;

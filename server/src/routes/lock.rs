@@ -10,14 +10,21 @@ use axum::{
     response::IntoResponse,
 };
 use hexkv_client::api::{LockAnswer, LockHolder, LockRequest, LockStatus, ReleaseAnswer, RenewRequest};
-use serde::Deserialize;
 
 use super::{
-    coordination::{check_text, name, ttl_ms, wait},
-    request::{BODY_BYTES_MAX, json_within, query},
+    coordination::{self, TokenQuery, check_text, marked, name, ttl_ms, wait},
+    idempotency::ChangeRequest,
+    openapi::{
+        parameters::{IdempotencyKey, NameInPath},
+        problems::{Busy, KeyMismatch, NotHolding, NotServing, Refused, Taken, TooLarge, Unknown},
+    },
+    request::{BODY_BYTES_MAX, NoQuery, json_with_body, query},
 };
 use crate::{
-    coordination::queue::{Entry, Place, Queue, lease_of, token},
+    coordination::{
+        STEP_TIMEOUT,
+        queue::{Entry, Place, Queue, token},
+    },
     error::Error,
     node::Node,
 };
@@ -26,40 +33,54 @@ const PREFIX: &str = "/api/locks/";
 
 type Answer = Result<Response<Body>, Error>;
 
-/// Routes that take no query parameters refuse any.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NoQuery {}
-
-/// The token of whoever gives a place up.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct TokenQuery {
-    pub(super) token: String,
-}
-
-/// `POST /api/locks/{name}`: takes the lock, or waits for it.
+/// Takes a lock, or waits for it.
+///
+/// First come, first served. 409 when it is not free within `wait` (not at all unless given, at most 24 h), 429 when 1,000 stand
+/// in line. Waiting ends when the connection closes. The holder's fencing token is greater than that of every holder before.
+#[utoipa::path(post, path = "/api/locks/{name}", operation_id = "acquire_lock", tag = "locks",
+    params(NameInPath, IdempotencyKey),
+    request_body(content = LockRequest, examples(
+        ("waiting" = (value = json!({"ttl": "30s", "wait": "10s", "owner": "host-1"}))),
+        ("defaults" = (value = json!({}))),
+    )),
+    responses(
+        (status = 200, description = "It is held", body = LockAnswer, headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")),
+            example = json!({"token": "5912837465018273", "fencing_token": 42, "ttl_ms": 30000})),
+        Refused, KeyMismatch, Taken, TooLarge, Busy, NotServing, Unknown,
+    ))]
 pub async fn acquire(State(node): State<Arc<Node>>, request: Request) -> Answer {
     query::<NoQuery>(request.uri())?;
     let queue = Queue::lock(&name(request.uri(), PREFIX, "")?);
-    let wanted: LockRequest = json_within(request, BODY_BYTES_MAX, node.config.request_timeout).await?;
+    let asked = ChangeRequest::of(&request, STEP_TIMEOUT)?;
+    let (wanted, body) = json_with_body::<LockRequest>(request, BODY_BYTES_MAX, node.config.request_timeout).await?;
     let owner = wanted.owner.unwrap_or_default();
     check_text("owner", &owner, true)?;
     let entry = Entry { owner, value: None, ttl_ms: ttl_ms(wanted.ttl)? };
-    let place = queue.acquire(&node, entry, wait(wanted.wait.as_deref())?).await?;
-    Ok(Json(answer(place)).into_response())
+    let (place, replayed) = queue.acquire(&node, entry, wait(wanted.wait.as_deref())?, &asked.with_body(&body)).await?;
+    Ok(marked(answer(place), replayed))
 }
 
-/// `POST /api/locks/{name}/renew`: the holder has it for its full time again.
+/// Renews a lock: its holder has it for its full time again.
+#[utoipa::path(post, path = "/api/locks/{name}/renew", operation_id = "renew_lock", tag = "locks",
+    params(NameInPath),
+    request_body(content = RenewRequest, example = json!({"token": "5912837465018273"})),
+    responses(
+        (status = 200, description = "It is held", body = LockAnswer,
+            example = json!({"token": "5912837465018273", "fencing_token": 42, "ttl_ms": 30000})),
+        Refused, NotHolding, TooLarge, Busy, NotServing,
+    ))]
 pub async fn renew(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    query::<NoQuery>(request.uri())?;
-    let queue = Queue::lock(&name(request.uri(), PREFIX, "/renew")?);
-    let wanted: RenewRequest = json_within(request, BODY_BYTES_MAX, node.config.request_timeout).await?;
-    let place = queue.renew(&node, lease_of(&wanted.token)?).await?;
-    Ok(Json(answer(place)).into_response())
+    Ok(Json(answer(coordination::renew(&node, request, PREFIX, Queue::lock).await?)).into_response())
 }
 
-/// `GET /api/locks/{name}`: who holds it, and who waits.
+/// Shows who holds a lock, and who waits for it.
+#[utoipa::path(get, path = "/api/locks/{name}", operation_id = "show_lock", tag = "locks",
+    params(NameInPath),
+    responses(
+        (status = 200, description = "The line", body = LockStatus,
+            example = json!({"holder": {"owner": "host-1", "fencing_token": 42}, "waiters": [], "revision": 42})),
+        Refused, TooLarge, Busy, NotServing,
+    ))]
 pub async fn status(State(node): State<Arc<Node>>, request: Request) -> Answer {
     query::<NoQuery>(request.uri())?;
     let line = Queue::lock(&name(request.uri(), PREFIX, "")?).look(&node, 0).await?;
@@ -70,11 +91,15 @@ pub async fn status(State(node): State<Arc<Node>>, request: Request) -> Answer {
     Ok(Json(LockStatus { holder, waiters, revision: line.revision }).into_response())
 }
 
-/// `DELETE /api/locks/{name}?token=`: the next one has it.
+/// Releases a lock, or gives a place in its line up: the next one has it.
+#[utoipa::path(delete, path = "/api/locks/{name}", operation_id = "release_lock", tag = "locks",
+    params(NameInPath, TokenQuery, IdempotencyKey),
+    responses(
+        (status = 200, description = "Given up", body = ReleaseAnswer, headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")), example = json!({"released": true})),
+        Refused, KeyMismatch, NotHolding, TooLarge, Busy, NotServing, Unknown,
+    ))]
 pub async fn release(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let q = query::<TokenQuery>(request.uri())?;
-    Queue::lock(&name(request.uri(), PREFIX, "")?).release(&node, lease_of(&q.token)?).await?;
-    Ok(Json(ReleaseAnswer { released: true }).into_response())
+    coordination::release(&node, request, PREFIX, Queue::lock).await
 }
 
 fn answer(place: Place) -> LockAnswer {

@@ -7,9 +7,9 @@ use axum::{
     body::Body,
     http::{Method, Response, Uri},
     response::IntoResponse,
-    routing::{delete, get, post, put},
 };
 use hexkv_client::api::Code;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{error::Error, node::Node};
 
@@ -26,6 +26,7 @@ mod lease;
 mod listing;
 mod lock;
 mod long_poll;
+mod openapi;
 pub(crate) mod record;
 mod registry;
 mod request;
@@ -35,36 +36,43 @@ mod watch;
 #[cfg(test)]
 pub(crate) use watch::only;
 
-/// All routes.
+/// All routes, each with its description: the document is made of the same list.
+fn routes() -> OpenApiRouter<Arc<Node>> {
+    OpenApiRouter::new()
+        .routes(routes!(kv::get_key, kv::change::put_key, kv::change::delete_key))
+        .routes(routes!(kv::list, kv::change::delete_range))
+        .routes(routes!(txn::transact))
+        .routes(routes!(lock::status, lock::acquire, lock::release))
+        .routes(routes!(lock::renew))
+        .routes(routes!(election::observe, election::campaign, election::resign))
+        .routes(routes!(election::renew))
+        .routes(routes!(registry::list))
+        .routes(routes!(registry::find, registry::register, registry::remove))
+        .routes(routes!(watch::watch))
+        .routes(routes!(compact::compact))
+        .routes(routes!(lease::list, lease::grant))
+        .routes(routes!(lease::show, lease::revoke))
+        .routes(routes!(lease::keep_alive))
+        .routes(routes!(cluster::status))
+        .routes(routes!(cluster::members))
+        .routes(routes!(cluster::explain))
+        .routes(routes!(cluster::remove_member))
+        .routes(routes!(cluster::join))
+        .routes(routes!(cluster::leave))
+        .routes(routes!(cluster::transfer_leader))
+        .routes(routes!(cluster::replication_factor))
+        .routes(routes!(cluster::hash))
+        .routes(routes!(health::health))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::node_health))
+        .routes(routes!(openapi::describe))
+}
+
+/// What serves `node`.
 pub fn router(node: Arc<Node>) -> Router {
-    Router::new()
-        .route("/api/kv/{*key}", get(kv::get_key).put(kv::put_key).delete(kv::delete_key))
-        .route("/api/kv", get(kv::list).delete(kv::delete_range))
-        .route("/api/kv/", get(kv::empty_key).put(kv::empty_key).delete(kv::empty_key))
-        .route("/api/txn", post(txn::transact))
-        .route("/api/locks/{name}", get(lock::status).post(lock::acquire).delete(lock::release))
-        .route("/api/locks/{name}/renew", post(lock::renew))
-        .route("/api/elections/{name}", get(election::observe).post(election::campaign).delete(election::resign))
-        .route("/api/elections/{name}/renew", post(election::renew))
-        .route("/api/registry", get(registry::list))
-        .route("/api/registry/{name}", get(registry::find).put(registry::register).delete(registry::remove))
-        .route("/api/watch", get(watch::watch))
-        .route("/api/compact", post(compact::compact))
-        .route("/api/leases", get(lease::list).post(lease::grant))
-        .route("/api/leases/{id}", get(lease::show).delete(lease::revoke))
-        .route("/api/leases/{id}/keepalive", post(lease::keep_alive))
-        .route("/api/cluster/status", get(cluster::status))
-        .route("/api/cluster/members", get(cluster::members))
-        .route("/api/cluster/members/{name}", delete(cluster::remove_member))
-        .route("/api/cluster/join", post(cluster::join))
-        .route("/api/cluster/leave", post(cluster::leave))
-        .route("/api/cluster/transfer-leader", post(cluster::transfer_leader))
-        .route("/api/cluster/replication-factor", put(cluster::replication_factor))
-        .route("/api/cluster/hash", get(cluster::hash))
-        .route("/health", get(health::health))
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .route("/api/health", get(health::node_health))
+    let (router, _) = routes().split_for_parts();
+    router
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(axum::middleware::from_fn(framing::unambiguous))
@@ -72,7 +80,11 @@ pub fn router(node: Arc<Node>) -> Router {
 }
 
 async fn no_route(uri: Uri) -> Response<Body> {
-    Error::new(Code::NotFound, format!("there is no {}; the routes are listed in the README", uri.path()))
+    if uri.path() == "/api/kv/" {
+        let why = "the key is empty; a key has at least one byte (to list keys: GET /api/kv?prefix=)";
+        return Error::invalid(why).into_response();
+    }
+    Error::new(Code::NotFound, format!("there is no {}; GET /api/openapi.json lists the routes", uri.path()))
         .into_response()
 }
 

@@ -16,21 +16,46 @@ use hexkv_store::{
 };
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use utoipa::IntoParams;
 
-use crate::{coordination::RESERVED, error::Error};
+use super::openapi::schemas;
+use crate::{coordination::RESERVED, error::Error, node::Node};
 
 /// Largest body of requests that carry no user data, in bytes.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
 /// Items on a page when no limit is given.
-const LIST_LIMIT_DEFAULT: u32 = 1000;
+pub const LIST_LIMIT_DEFAULT: u32 = 1000;
 /// Most items on a page.
-const LIST_LIMIT_MAX: u32 = 10_000;
+pub const LIST_LIMIT_MAX: u32 = 10_000;
 /// Longest stored content type, in bytes.
-const CONTENT_TYPE_BYTES_MAX: usize = 256;
+pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
 /// Longest `timeout=`.
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
 
 const NO_JSON: &str = "the body must be JSON with the header Content-Type: application/json";
+
+/// Routes that take no query parameters refuse any.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoQuery {}
+
+/// Routes whose only query parameter is how long their caller waits.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct TimeoutQuery {
+    /// Give up after; without it `REQUEST_TIMEOUT`.
+    #[serde(default, deserialize_with = "duration")]
+    #[param(value_type = Option<schemas::Time>)]
+    pub timeout: Option<Duration>,
+}
+
+impl TimeoutQuery {
+    /// How long to wait.
+    pub fn patience(&self, node: &Node) -> Duration {
+        self.timeout.unwrap_or(node.config.request_timeout)
+    }
+}
 
 /// The query, refused when it names anything unknown.
 pub fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Error> {

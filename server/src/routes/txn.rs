@@ -1,6 +1,6 @@
 //! `/api/txn`: several operations, all or nothing at one revision.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use axum::{
     Json,
@@ -17,16 +17,19 @@ use hexkv_store::{
     outcome::{Branch, OpResult, Outcome, Refusal, TxnOutcome},
     record::ListRequest,
 };
-use serde::Deserialize;
 
 use super::{
     idempotency::{ChangeRequest, mark_replay},
     kv::unexpected,
     lease::ttl_ms,
+    openapi::{
+        parameters::IdempotencyKey,
+        problems::{Busy, KeyMismatch, NoSuchLease, NotServing, Refused, TooLarge, Unknown},
+    },
     record::{item, list_answer},
     request::{
-        announced_bytes, check_content_type, check_key, check_lease, check_range_is_named, duration, json_with_body,
-        list_limit, query, range,
+        TimeoutQuery, announced_bytes, check_content_type, check_key, check_lease, check_range_is_named,
+        json_with_body, list_limit, query, range,
     },
 };
 use crate::{error::Error, node::Node, proposals::Changed};
@@ -34,19 +37,42 @@ use crate::{error::Error, node::Node, proposals::Changed};
 /// Largest body, in bytes: [`TXN_BYTES_MAX`] in base64 is 10.7 MiB, the rest is for JSON.
 const TXN_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TxnQuery {
-    #[serde(default, deserialize_with = "duration")]
-    timeout: Option<Duration>,
-}
-
-/// `POST /api/txn`. It goes through the log even when it only reads, so it is linearizable.
+/// Does several operations, all or nothing at one revision.
+///
+/// When all comparisons hold, `success` is done, else `failure`; without a comparison `success`. Operations are done in their
+/// order, later ones see what earlier ones did. 128 comparisons and 128 operations in each branch, 8 MiB of keys and values,
+/// answers of 7 MiB. It goes through the log even when it only reads, so it is linearizable.
+#[utoipa::path(post, path = "/api/txn", operation_id = "transact", tag = "txn",
+    params(TimeoutQuery, IdempotencyKey),
+    request_body(content = TxnRequest, examples(
+        ("create" = (summary = "Write a key that does not exist yet", value = json!({
+            "compare": [{"key": "job", "target": "version", "op": "=", "value": 0}],
+            "success": [{"op": "put", "key": "job", "text": "mine"}],
+            "failure": [{"op": "get", "key": "job"}],
+        }))),
+        ("move" = (summary = "Change two keys at once", value = json!({
+            "compare": [{"key": "account/a", "target": "value", "op": "=", "text": "100"}],
+            "success": [
+                {"op": "put", "key": "account/a", "text": "90", "ttl": "1h"},
+                {"op": "put", "key": "account/b", "value": "MTEw", "prev": true},
+            ],
+            "failure": [{"op": "list", "prefix": "account/", "limit": 10}],
+        }))),
+        ("remove" = (summary = "Remove keys", value = json!({
+            "success": [{"op": "delete", "key": "job"}, {"op": "delete_range", "prefix": "account/"}],
+        }))),
+    )),
+    responses(
+        (status = 200, description = "Whichever branch was done", body = TxnAnswer,
+            headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")),
+            example = json!({"revision": 18, "succeeded": true, "results": [{"revision": 18, "create_revision": 17, "version": 2}]})),
+        Refused, NoSuchLease, TooLarge, KeyMismatch, Busy, NotServing, Unknown,
+    ))]
 pub async fn transact(State(node): State<Arc<Node>>, request: Request) -> Result<Response<Body>, Error> {
-    let q = query::<TxnQuery>(request.uri())?;
+    let q = query::<TimeoutQuery>(request.uri())?;
     let body_bytes_max = announced_bytes(request.headers()).unwrap_or(usize::MAX).min(TXN_BODY_BYTES_MAX);
     let room = node.bodies.admit(body_bytes_max).ok_or_else(Error::overloaded)?;
-    let patience = q.timeout.unwrap_or(node.config.request_timeout);
+    let patience = q.patience(&node);
     let asked = ChangeRequest::of(&request, patience)?;
     let (wanted, body) = json_with_body::<TxnRequest>(request, TXN_BODY_BYTES_MAX, patience).await?;
     let context = asked.with_body(&body);

@@ -12,8 +12,16 @@ use futures_util::{Stream, stream};
 use hexkv_store::record::KeyRange;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
+use utoipa::IntoParams;
 
-use super::request::{check_key, duration, query, range};
+use super::{
+    openapi::{
+        parameters::LastEventId,
+        problems::{Busy, NotServing, Refused, TooLarge},
+        schemas,
+    },
+    request::{check_key, duration, query, range},
+};
 use crate::{
     error::Error,
     http_server::Connection,
@@ -28,19 +36,36 @@ const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Events that are there already are written together up to this size, in bytes; a single revision may be larger.
 const WRITE_BYTES: usize = 32 * 1024;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct WatchQuery {
+    /// Keys that begin with it.
+    #[param(value_type = Option<schemas::Bound>)]
     prefix: Option<String>,
+    /// One key.
+    #[param(value_type = Option<schemas::Key>)]
     key: Option<String>,
+    /// First key.
+    #[param(value_type = Option<schemas::Bound>)]
     start: Option<String>,
+    /// First key beyond.
+    #[param(value_type = Option<schemas::Bound>)]
     end: Option<String>,
+    /// First revision that is told, from history where it is past; from now on when left out.
+    #[param(value_type = Option<schemas::FirstRevision>)]
     from_revision: Option<u64>,
+    /// With the record that was replaced or removed.
     #[serde(default)]
+    #[param(value_type = schemas::Flag)]
     prev: bool,
+    /// Time between two `progress` events where nothing else is told; 100 ms at least, 10 s when left out.
     #[serde(default, deserialize_with = "duration")]
+    #[param(value_type = Option<schemas::Interval>)]
     progress: Option<Duration>,
+    /// How long the watch may take to begin; without it `REQUEST_TIMEOUT`.
     #[serde(default, deserialize_with = "duration")]
+    #[param(value_type = Option<schemas::Time>)]
     timeout: Option<Duration>,
 }
 
@@ -64,7 +89,19 @@ pub(crate) fn only(key: &[u8]) -> KeyRange {
     KeyRange { start: Bytes::copy_from_slice(key), end: Some(end.into()) }
 }
 
-/// `GET /api/watch`.
+/// Watches a key, a prefix, a range, or all keys.
+///
+/// Server-sent events without an end: `put` and `delete` (data: a `WatchChange`; all of one revision together, the last with
+/// `id:` = its revision), `progress` (all up to there was told), and before the stream ends `compacted`, `overflow` (this client
+/// reads too slowly) or `closed`. A client resumes with `Last-Event-ID`, or `from_revision` = the last id plus one.
+#[utoipa::path(get, path = "/api/watch", operation_id = "watch", tag = "watch",
+    params(WatchQuery, LastEventId),
+    responses(
+        (status = 200, description = "Events", body = String, content_type = "text/event-stream",
+            headers(("Cache-Control" = String, description = "`no-cache`")),
+            example = json!("event: put\ndata: {\"revision\":18,\"key\":\"greeting\",\"value\":\"aGVsbG8=\",\"create_revision\":17,\"mod_revision\":18,\"version\":2}\nid: 18\n\n")),
+        Refused, TooLarge, Busy, NotServing,
+    ))]
 pub async fn watch(State(node): State<Arc<Node>>, request: Request) -> Result<Response<Body>, Error> {
     let q = query::<WatchQuery>(request.uri())?;
     let range = q.range()?;

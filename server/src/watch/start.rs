@@ -23,6 +23,7 @@ use crate::{
     error::Error,
     kv::confirm,
     node::{Node, Position},
+    reads::Basis,
 };
 
 /// The watches of a node: one hub for each life and role, begun with its first watch.
@@ -148,7 +149,7 @@ impl Node {
         if wanted.is_some_and(|after| after <= newest) {
             return Ok(newest);
         }
-        confirm(core, deadline).await?;
+        confirm(core, Basis::Quorum, deadline).await?;
         Ok(core.state.revision())
     }
 

@@ -52,7 +52,7 @@ use crate::{
     StoreError,
     driver::Driver,
     fs::SharedFs,
-    raft_types::{Entry, LogId},
+    raft_types::{Entry, LogId, Vote},
 };
 
 /// Most bytes of entries that one read for replication or apply takes into memory, unless a single entry is larger.
@@ -159,6 +159,11 @@ impl LogStore {
     /// Also once the log has failed: what it held then, of which entries below [`LogStore::durable`] are on disk.
     pub fn recent(&self) -> (u64, Vec<LogId>) {
         self.shared.view.lock().cached()
+    }
+
+    /// The vote that is on disk.
+    pub fn vote(&self) -> Option<Vote> {
+        self.shared.view.lock().head.vote
     }
 
     /// What the log holds, and what it did since it was opened.

@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
     change_log::{ChangeRecord, PART_BYTES_MAX},
+    clock::LogClock,
     dedupe::DedupeEntry,
     lease::LeaseRecord,
     member::Member,
@@ -27,7 +28,7 @@ use crate::{
 };
 
 /// Version of the snapshot format that this binary writes and reads.
-pub const SNAPSHOT_FORMAT_VERSION: u32 = 2;
+pub const SNAPSHOT_FORMAT_VERSION: u32 = 3;
 /// Largest payload of one chunk, in bytes.
 pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
 
@@ -88,6 +89,8 @@ pub struct Footer {
     pub cluster_id: Option<u64>,
     /// Time of the last applied command, in milliseconds since the Unix epoch.
     pub time_ms: u64,
+    /// Time as apply counts it.
+    pub clock: LogClock,
 }
 
 impl Footer {

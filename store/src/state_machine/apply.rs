@@ -39,8 +39,10 @@ impl Shared {
                 }
                 EntryPayload::Normal(proposal) => {
                     meta.time_ms = meta.time_ms.max(proposal.time_ms);
+                    meta.clock.advance(log_id.leader_id.term, proposal.uptime_ms);
+                    let clock_ms = meta.clock.now_ms();
                     let moment = Moment { time_ms: meta.time_ms, term: log_id.leader_id.term };
-                    evaluate_once(&live, &proposal, log_id.index, moment)?
+                    evaluate_once(&live, &proposal, log_id.index, moment, clock_ms)?
                 }
             };
             (effects, dedupe, meta)
@@ -110,10 +112,11 @@ fn evaluate_once(
     proposal: &Proposal,
     index: u64,
     moment: Moment,
+    clock_ms: u64,
 ) -> Result<(Effects, DedupeChange), StoreError> {
     match &proposal.idempotency {
         None => Ok((evaluate_proposal(live, proposal, moment)?, DedupeChange::default())),
-        Some(asked) => live.dedupe.decide(asked, index, moment.time_ms, || evaluate_proposal(live, proposal, moment)),
+        Some(asked) => live.dedupe.decide(asked, index, clock_ms, || evaluate_proposal(live, proposal, moment)),
     }
 }
 

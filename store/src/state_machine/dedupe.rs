@@ -23,7 +23,7 @@ use crate::{
 /// Largest row, in bytes: an outcome with its key and framing.
 const ROW_BYTES_MAX: usize = DEDUPE_OUTCOME_BYTES_MAX + 1024;
 
-/// Kept outcomes in the order of their log indexes, which is the order of their times.
+/// Kept outcomes in the order of their log indexes, which is the order of their times by the log's clock.
 ///
 /// Invariants: `by_key` names each key's newest entry; `bytes` is the sum of their sizes; times never go back.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -55,20 +55,20 @@ impl DedupeChange {
 }
 
 impl DedupeTable {
-    /// Decides a change with a key, which is the log entry `index` at `time_ms`: the kept outcome, or what `evaluate`
+    /// Decides a change with a key, which is the log entry `index` at `clock_ms`: the kept outcome, or what `evaluate`
     /// comes to. Changes nothing by itself.
     pub(super) fn decide(
         &self,
         asked: &Idempotency,
         index: u64,
-        time_ms: u64,
+        clock_ms: u64,
         evaluate: impl FnOnce() -> Result<Effects, StoreError>,
     ) -> Result<(Effects, DedupeChange), StoreError> {
         if !(1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&asked.key.len()) {
             let reason = format!("an idempotency key has 1..={IDEMPOTENCY_KEY_BYTES_MAX} bytes");
             return Ok((Effects::refused(Refusal::InvalidArgument(reason)), DedupeChange::default()));
         }
-        let mut change = DedupeChange { removed: self.expired(time_ms), added: None };
+        let mut change = DedupeChange { removed: self.expired(clock_ms), added: None };
         let first_kept = change.removed.last().map_or(0, |entry| entry.index + 1);
         let known = self.by_key.get(&asked.key).filter(|index| **index >= first_kept);
         if let Some(known) = known
@@ -89,7 +89,7 @@ impl DedupeTable {
             outcome = codec::encode(&effects.outcome);
         }
         let (key, fingerprint) = (asked.key.clone(), asked.fingerprint);
-        let entry = DedupeEntry { index, time_ms, key, fingerprint, outcome: outcome.into() };
+        let entry = DedupeEntry { index, clock_ms, key, fingerprint, outcome: outcome.into() };
         let removed_bytes: u64 = change.removed.iter().map(|entry| entry.size_bytes()).sum();
         let full = self.entries.len() - change.removed.len() >= DEDUPE_ENTRIES_MAX
             || self.bytes - removed_bytes + entry.size_bytes() > DEDUPE_BYTES_MAX;
@@ -100,9 +100,9 @@ impl DedupeTable {
         Ok((effects, change))
     }
 
-    /// The oldest entries, as far as they are past their time at `time_ms`.
-    fn expired(&self, time_ms: u64) -> Vec<Arc<DedupeEntry>> {
-        let expired = |entry: &&Arc<DedupeEntry>| entry.time_ms.saturating_add(DEDUPE_RETENTION_MS) < time_ms;
+    /// The oldest entries, as far as they are past their time at `clock_ms`.
+    fn expired(&self, clock_ms: u64) -> Vec<Arc<DedupeEntry>> {
+        let expired = |entry: &&Arc<DedupeEntry>| entry.clock_ms.saturating_add(DEDUPE_RETENTION_MS) < clock_ms;
         self.entries.values().take(DEDUPE_EXPIRED_PER_ENTRY_MAX).take_while(expired).cloned().collect()
     }
 
@@ -123,10 +123,10 @@ impl DedupeTable {
     fn insert(&mut self, entry: Arc<DedupeEntry>) {
         let last = self.entries.last_key_value();
         assert!(
-            last.is_none_or(|(index, last)| *index < entry.index && last.time_ms <= entry.time_ms),
+            last.is_none_or(|(index, last)| *index < entry.index && last.clock_ms <= entry.clock_ms),
             "the outcome of entry {} at {} ms is kept after {last:?}",
             entry.index,
-            entry.time_ms
+            entry.clock_ms
         );
         self.bytes += entry.size_bytes();
         self.by_key.insert(entry.key.clone(), entry.index);
@@ -141,7 +141,7 @@ impl DedupeTable {
         let mut table = Self::default();
         for entry in read_rows(engine)? {
             let last = table.entries.last_key_value();
-            if last.is_some_and(|(index, last)| *index >= entry.index || last.time_ms > entry.time_ms) {
+            if last.is_some_and(|(index, last)| *index >= entry.index || last.clock_ms > entry.clock_ms) {
                 let reason = format!("entry {} is out of order", entry.index);
                 return Err(StoreError::Decode { what: "kept outcome", reason });
             }
@@ -200,8 +200,8 @@ mod tests {
         Ok(Effects::none(Outcome::Done))
     }
 
-    fn add(table: &mut DedupeTable, key: &str, index: u64, time_ms: u64) -> Outcome {
-        let (effects, change) = table.decide(&asked(key, 1), index, time_ms, done).unwrap();
+    fn add(table: &mut DedupeTable, key: &str, index: u64, clock_ms: u64) -> Outcome {
+        let (effects, change) = table.decide(&asked(key, 1), index, clock_ms, done).unwrap();
         table.publish(&change);
         effects.outcome
     }
@@ -258,7 +258,7 @@ mod tests {
         while table.bytes() + DEDUPE_OUTCOME_BYTES_MAX as u64 + 300 < DEDUPE_BYTES_MAX {
             index += 1;
             let key = Bytes::from(format!("{index}"));
-            let entry = DedupeEntry { index, time_ms: 1, key, fingerprint: 1, outcome: value.clone() };
+            let entry = DedupeEntry { index, clock_ms: 1, key, fingerprint: 1, outcome: value.clone() };
             table.publish(&DedupeChange { removed: Vec::new(), added: Some(Arc::new(entry)) });
         }
         table.bytes = DEDUPE_BYTES_MAX;

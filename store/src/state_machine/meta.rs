@@ -10,14 +10,16 @@ use super::{
     keys,
 };
 use crate::{
-    LogId, StoreError, codec,
+    LogId, StoreError,
+    clock::LogClock,
+    codec,
     engine::{Batch, Engine},
     raft_types::{SnapshotMeta, StoredMembership},
     snapshot::Footer,
 };
 
 /// Version of the rows that this binary writes and reads.
-const META_FORMAT_VERSION: u32 = 2;
+const META_FORMAT_VERSION: u32 = 3;
 /// Largest row, in bytes: memberships and a directory of at most 64 members.
 const ROW_BYTES_MAX: usize = 1024 * 1024;
 
@@ -32,6 +34,8 @@ pub(super) struct Meta {
     pub(super) applied: Option<LogId>,
     /// Time of the last applied command, in milliseconds since the Unix epoch; never goes back.
     pub(super) time_ms: u64,
+    /// Time as apply counts it.
+    pub(super) clock: LogClock,
     /// Revision of the last change.
     pub(super) revision: u64,
     /// Revision below which history is forgotten.
@@ -51,6 +55,7 @@ struct ProgressRow {
     format_version: u32,
     applied: Option<LogId>,
     time_ms: u64,
+    clock: LogClock,
     revision: u64,
     compacted_revision: u64,
     hash: u128,
@@ -93,6 +98,7 @@ impl Meta {
             format_version: META_FORMAT_VERSION,
             applied: self.applied,
             time_ms: self.time_ms,
+            clock: self.clock,
             revision: self.revision,
             compacted_revision: self.compacted_revision,
             hash: self.hash,
@@ -126,6 +132,7 @@ impl Meta {
         Ok(Some(Self {
             applied: progress.applied,
             time_ms: progress.time_ms,
+            clock: progress.clock,
             revision: progress.revision,
             compacted_revision: progress.compacted_revision,
             hash: progress.hash,
@@ -140,6 +147,7 @@ impl Meta {
         Self {
             applied: footer.meta.last_log_id,
             time_ms: footer.time_ms,
+            clock: footer.clock,
             revision: footer.revision,
             compacted_revision: footer.compacted_revision,
             hash: footer.state_hash,
@@ -165,6 +173,7 @@ impl Meta {
             replication_factor: self.directory.replication_factor,
             cluster_id: self.directory.cluster_id,
             time_ms: self.time_ms,
+            clock: self.clock,
         }
     }
 }

@@ -6,28 +6,34 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{DeleteAnswer, Item, ListAnswer, PutAnswer, Ttl};
+use body::{CompareBody, PutBody};
+
+mod body;
 
 /// Most operations of one branch, and most comparisons.
 pub const TXN_OPERATIONS_MAX: usize = 128;
 
 /// `POST /api/txn`: when all comparisons hold, `success` is done, else `failure`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TxnRequest {
-    /// All must hold for `success`; at most [`TXN_OPERATIONS_MAX`].
+    /// All must hold for `success`; at most 128.
+    #[cfg_attr(feature = "openapi", schema(max_items = 128))]
     #[serde(default, deserialize_with = "bounded", skip_serializing_if = "Vec::is_empty")]
     pub compare: Vec<Compare>,
-    /// Done when all comparisons hold, in order; at most [`TXN_OPERATIONS_MAX`].
+    /// Done when all comparisons hold, in order; at most 128.
+    #[cfg_attr(feature = "openapi", schema(max_items = 128))]
     #[serde(default, deserialize_with = "bounded", skip_serializing_if = "Vec::is_empty")]
     pub success: Vec<TxnOp>,
-    /// Done when one does not; at most [`TXN_OPERATIONS_MAX`].
+    /// Done when one does not; at most 128.
+    #[cfg_attr(feature = "openapi", schema(max_items = 128))]
     #[serde(default, deserialize_with = "bounded", skip_serializing_if = "Vec::is_empty")]
     pub failure: Vec<TxnOp>,
 }
@@ -60,6 +66,7 @@ pub enum CompareTarget {
 }
 
 /// How two sides compare.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CompareOp {
     /// Equal.
@@ -111,10 +118,12 @@ pub struct TxnPut {
 }
 
 /// Reads a key.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TxnGet {
     /// The key.
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 4096, example = "example/key"))]
     pub key: String,
     /// Without the value.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -122,10 +131,12 @@ pub struct TxnGet {
 }
 
 /// Removes a key.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TxnDelete {
     /// The key.
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 4096, example = "example/key"))]
     pub key: String,
     /// Answer the removed record, too.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -133,34 +144,43 @@ pub struct TxnDelete {
 }
 
 /// Which keys: `prefix`, or `start` and `end` of which either may be left out.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TxnRange {
     /// Keys that begin with it.
+    #[cfg_attr(feature = "openapi", schema(max_length = 4096))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
     /// First key.
+    #[cfg_attr(feature = "openapi", schema(max_length = 4096))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<String>,
     /// First key beyond.
+    #[cfg_attr(feature = "openapi", schema(max_length = 4096))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<String>,
 }
 
 /// Lists keys; all of them without `prefix`, `start` and `end`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TxnList {
     /// Keys that begin with it.
+    #[cfg_attr(feature = "openapi", schema(max_length = 4096))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
     /// First key.
+    #[cfg_attr(feature = "openapi", schema(max_length = 4096))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<String>,
     /// First key beyond.
+    #[cfg_attr(feature = "openapi", schema(max_length = 4096))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<String>,
     /// Items at most.
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10000))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// Without values.
@@ -175,6 +195,7 @@ pub struct TxnList {
 }
 
 /// Order of a listing's keys, bytewise.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SortOrder {
@@ -192,6 +213,7 @@ impl SortOrder {
 }
 
 /// Answer to a transaction.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TxnAnswer {
     /// Revision of all its changes, or the store's revision when it changed nothing.
@@ -203,6 +225,7 @@ pub struct TxnAnswer {
 }
 
 /// What one operation answers: what its own route would. The fields tell them apart.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum TxnResult {
@@ -271,171 +294,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// Bytes in base64.
-#[derive(Debug, Clone)]
-struct Base64(Bytes);
-
-impl Serialize for Base64 {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(&self.0))
-    }
-}
-
-impl<'de> Deserialize<'de> for Base64 {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Operand::deserialize(deserializer)? {
-            Operand::Bytes(bytes) => Ok(bytes),
-            Operand::Number(number) => {
-                Err(de::Error::invalid_type(de::Unexpected::Unsigned(number), &"a string in base64"))
-            }
-        }
-    }
-}
-
-/// Right side of a comparison.
-#[derive(Debug, Clone, Serialize)]
-#[serde(untagged)]
-enum Operand {
-    Bytes(Base64),
-    Number(u64),
-}
-
-impl<'de> Deserialize<'de> for Operand {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OperandVisitor;
-
-        impl Visitor<'_> for OperandVisitor {
-            type Value = Operand;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string in base64, or a number from 0 where numbers are compared")
-            }
-
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Operand, E> {
-                Ok(Operand::Number(number))
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Operand, E> {
-                let bytes = STANDARD.decode(text).map_err(|error| {
-                    E::custom(format!("\"value\" is no base64 ({error}); plain text goes into \"text\""))
-                })?;
-                Ok(Operand::Bytes(Base64(bytes.into())))
-            }
-        }
-
-        deserializer.deserialize_any(OperandVisitor)
-    }
-}
-
-/// [`TxnPut`] in JSON.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PutBody {
-    key: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    value: Option<Base64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    content_type: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    lease: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    ttl: Option<Ttl>,
-    #[serde(default, skip_serializing_if = "is_false")]
-    prev: bool,
-}
-
-impl TryFrom<PutBody> for TxnPut {
-    type Error = &'static str;
-
-    fn try_from(body: PutBody) -> Result<Self, Self::Error> {
-        let value = match (body.value, body.text) {
-            (Some(Base64(value)), None) => value,
-            (None, Some(text)) => text.into(),
-            (Some(_), Some(_)) => return Err("give \"value\" (base64) or \"text\", not both"),
-            (None, None) => return Err("the put has no value: give \"value\" (base64) or \"text\""),
-        };
-        if body.lease.is_some() && body.ttl.is_some() {
-            return Err("give \"lease\" or \"ttl\", not both");
-        }
-        let PutBody { key, content_type, lease, ttl, prev, .. } = body;
-        Ok(Self { key, value, content_type, lease, ttl, prev })
-    }
-}
-
-impl From<TxnPut> for PutBody {
-    fn from(put: TxnPut) -> Self {
-        let value = Some(Base64(put.value));
-        let TxnPut { key, content_type, lease, ttl, prev, .. } = put;
-        Self { key, value, text: None, content_type, lease, ttl, prev }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum TargetName {
-    Value,
-    Version,
-    CreateRevision,
-    ModRevision,
-    Lease,
-}
-
-/// [`Compare`] in JSON.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CompareBody {
-    key: String,
-    target: TargetName,
-    op: CompareOp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    value: Option<Operand>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-}
-
-impl TryFrom<CompareBody> for Compare {
-    type Error = &'static str;
-
-    fn try_from(body: CompareBody) -> Result<Self, Self::Error> {
-        let number = |of: fn(u64) -> CompareTarget| match (&body.value, &body.text) {
-            (Some(Operand::Number(number)), None) => Ok(of(*number)),
-            (Some(Operand::Bytes(_)), None) => Err("with this target \"value\" is a number"),
-            (_, Some(_)) => Err("\"text\" goes with the target \"value\" only"),
-            (None, None) => Err("the comparison has no \"value\""),
-        };
-        let target = match body.target {
-            TargetName::Version => number(CompareTarget::Version)?,
-            TargetName::CreateRevision => number(CompareTarget::CreateRevision)?,
-            TargetName::ModRevision => number(CompareTarget::ModRevision)?,
-            TargetName::Lease => number(CompareTarget::Lease)?,
-            TargetName::Value => CompareTarget::Value(match (body.value, body.text) {
-                (Some(Operand::Bytes(Base64(bytes))), None) => bytes,
-                (None, Some(text)) => text.into(),
-                (Some(Operand::Number(_)), None) => {
-                    return Err("with the target \"value\", \"value\" is a string in base64 (or give \"text\")");
-                }
-                (Some(_), Some(_)) => return Err("give \"value\" (base64) or \"text\", not both"),
-                (None, None) => return Err("the comparison has no \"value\" (base64) and no \"text\""),
-            }),
-        };
-        Ok(Self { key: body.key, target, op: body.op })
-    }
-}
-
-impl From<Compare> for CompareBody {
-    fn from(compare: Compare) -> Self {
-        let (target, value) = match compare.target {
-            CompareTarget::Value(value) => (TargetName::Value, Operand::Bytes(Base64(value))),
-            CompareTarget::Version(number) => (TargetName::Version, Operand::Number(number)),
-            CompareTarget::CreateRevision(number) => (TargetName::CreateRevision, Operand::Number(number)),
-            CompareTarget::ModRevision(number) => (TargetName::ModRevision, Operand::Number(number)),
-            CompareTarget::Lease(number) => (TargetName::Lease, Operand::Number(number)),
-        };
-        Self { key: compare.key, target, op: compare.op, value: Some(value), text: None }
-    }
-}
-
+#[cfg(feature = "openapi")]
+mod schema;
 #[cfg(test)]
 mod tests;

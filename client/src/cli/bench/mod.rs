@@ -5,16 +5,23 @@
 //! | [`connection`] | one connection, without pool or retries |
 //! | [`worker`] | what a connection sends, one request after the other |
 //! | [`tally`] | counts, latencies, the report |
+//! | [`series`] | the same for the loads below |
+//! | [`txn`], [`watch`], [`lease`], [`lock`] | further loads |
 
 mod connection;
+mod lease;
+mod lock;
+mod series;
 mod tally;
+mod txn;
+mod watch;
 mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use futures_util::future::try_join_all;
 use hexkv_client::api::{MemberState, MemberStatus};
 use hexkv_client::kv::Consistency;
@@ -52,9 +59,13 @@ enum Target {
 
 /// Measures throughput and latency.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:\n  client bench --connections 64 --duration 10s\n  \
-                  client bench --read-share 0.9 --consistency stale --target followers -o json")]
+                  client bench --read-share 0.9 --consistency stale --target followers -o json\n  \
+                  client bench txn --operations 8\n  client bench watch --watchers 1000")]
 pub struct Arguments {
+    #[command(subcommand)]
+    load: Option<Load>,
     /// Connections, each with one request in flight
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=CONNECTIONS_MAX))]
     connections: u32,
@@ -84,6 +95,33 @@ pub struct Arguments {
     target: Target,
 }
 
+/// Further loads.
+#[derive(Debug, Subcommand)]
+enum Load {
+    /// Measures transactions
+    Txn(txn::Arguments),
+    /// Measures how fast changes reach those who watch
+    Watch(watch::Arguments),
+    /// Measures keepalives of leases
+    Lease(lease::Arguments),
+    /// Measures how fast a lock goes from one holder to the next
+    Lock(lock::Arguments),
+}
+
+/// When and where, for all loads.
+#[derive(Debug, Args)]
+struct Frame {
+    /// How long to measure
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+    /// How long to run before
+    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+    warmup: Duration,
+    /// Which nodes the load goes to
+    #[arg(long, value_enum, default_value_t = Target::Endpoints)]
+    target: Target,
+}
+
 fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
@@ -91,11 +129,22 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Runs the load and prints what it measured.
+/// Runs a load and prints what it measured.
 ///
 /// # Errors
 /// [`Failure::Unavailable`] when not a single request was answered as it should be.
-pub async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
+pub async fn run(global: &Global, mut arguments: Arguments) -> Result<(), Failure> {
+    match arguments.load.take() {
+        None => requests(global, arguments).await,
+        Some(Load::Txn(arguments)) => txn::run(global, arguments).await,
+        Some(Load::Watch(arguments)) => watch::run(global, arguments).await,
+        Some(Load::Lease(arguments)) => lease::run(global, arguments).await,
+        Some(Load::Lock(arguments)) => lock::run(global, arguments).await,
+    }
+}
+
+/// Gets and puts.
+async fn requests(global: &Global, arguments: Arguments) -> Result<(), Failure> {
     let targets = targets(global, arguments.target).await?;
     let keys = (0..arguments.keys).map(|index| format!("{}{index:08}", arguments.prefix));
     let timeout = global.timeout.unwrap_or(TIMEOUT);

@@ -35,10 +35,7 @@ pub struct Tally {
 
 impl Default for Tally {
     fn default() -> Self {
-        let latencies = || {
-            Histogram::new_with_bounds(1, LATENCY_US_MAX, LATENCY_DIGITS).expect("the bounds are constants in range")
-        };
-        Self { reads: latencies(), writes: latencies(), errors: BTreeMap::new() }
+        Self { reads: histogram(), writes: histogram(), errors: BTreeMap::new() }
     }
 }
 
@@ -49,18 +46,12 @@ impl Tally {
             Kind::Read => &mut self.reads,
             Kind::Write => &mut self.writes,
         };
-        let us = u64::try_from(latency.as_micros()).unwrap_or(LATENCY_US_MAX).min(LATENCY_US_MAX);
-        latencies.record(us).expect("a growing histogram takes all");
+        record(latencies, latency);
     }
 
     /// Counts a failure; its latency does not count.
     pub fn failed(&mut self, why: &str) {
-        match self.errors.get_mut(why) {
-            Some(count) => *count += 1,
-            None => {
-                self.errors.insert(why.to_owned(), 1);
-            }
-        }
+        count(&mut self.errors, why);
     }
 
     /// Adds what another connection measured.
@@ -73,10 +64,31 @@ impl Tally {
     }
 }
 
+/// An empty histogram of latencies.
+pub(super) fn histogram() -> Histogram<u32> {
+    Histogram::new_with_bounds(1, LATENCY_US_MAX, LATENCY_DIGITS).expect("the bounds are constants in range")
+}
+
+/// Adds a latency.
+pub(super) fn record(histogram: &mut Histogram<u32>, latency: Duration) {
+    let us = u64::try_from(latency.as_micros()).unwrap_or(LATENCY_US_MAX).min(LATENCY_US_MAX);
+    histogram.record(us).expect("a growing histogram takes all");
+}
+
+/// Counts an error.
+pub(super) fn count(errors: &mut BTreeMap<String, u64>, why: &str) {
+    match errors.get_mut(why) {
+        Some(count) => *count += 1,
+        None => {
+            errors.insert(why.to_owned(), 1);
+        }
+    }
+}
+
 /// Latencies of one kind of request.
 #[derive(Debug, Serialize)]
-struct Latencies {
-    requests: u64,
+pub(super) struct Latencies {
+    pub(super) requests: u64,
     requests_per_second: f64,
     mean_us: f64,
     p50_us: u64,
@@ -87,7 +99,7 @@ struct Latencies {
 }
 
 impl Latencies {
-    fn new(histogram: &Histogram<u32>, elapsed: Duration) -> Self {
+    pub(super) fn new(histogram: &Histogram<u32>, elapsed: Duration) -> Self {
         Self {
             requests: histogram.len(),
             requests_per_second: histogram.len() as f64 / elapsed.as_secs_f64(),
@@ -98,6 +110,19 @@ impl Latencies {
             p99_9_us: histogram.value_at_quantile(0.999),
             max_us: histogram.max(),
         }
+    }
+}
+
+/// Titles of the rows that [`Latencies::row`] makes.
+pub(super) const TITLES: [&str; 9] = ["", "REQUESTS", "PER SECOND", "MEAN", "P50", "P90", "P99", "P99.9", "MAX"];
+
+impl Latencies {
+    /// A row of a table.
+    pub(super) fn row(&self, name: &str) -> Vec<String> {
+        let times = [self.p50_us, self.p90_us, self.p99_us, self.p99_9_us, self.max_us].map(|us| us as f64);
+        let mut row = vec![name.to_owned(), self.requests.to_string(), format!("{:.0}", self.requests_per_second)];
+        row.extend([self.mean_us].into_iter().chain(times).map(|us| format!("{:.2} ms", us / 1000.0)));
+        row
     }
 }
 
@@ -156,15 +181,12 @@ impl Report {
             self.consistency,
             self.seconds
         ))?;
-        let mut table = output::table(&["", "REQUESTS", "PER SECOND", "MEAN", "P50", "P90", "P99", "P99.9", "MAX"]);
+        let mut table = output::table(&TITLES);
         for (name, part) in [("reads", &self.reads), ("writes", &self.writes), ("all", &self.all)] {
             if part.requests == 0 || (name == "all" && part.requests == self.reads.requests.max(self.writes.requests)) {
                 continue;
             }
-            let times = [part.p50_us, part.p90_us, part.p99_us, part.p99_9_us, part.max_us].map(|us| us as f64);
-            let mut row = vec![name.to_owned(), part.requests.to_string(), format!("{:.0}", part.requests_per_second)];
-            row.extend([part.mean_us].into_iter().chain(times).map(|us| format!("{:.2} ms", us / 1000.0)));
-            table.add_row(row);
+            table.add_row(part.row(name));
         }
         output::print_table(&table)?;
         for (why, count) in &self.errors {

@@ -5,19 +5,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hexkv_client::api::Problem;
 use hexkv_client::encoding::{Query, key_path};
 use hexkv_client::kv::Consistency;
 use hexkv_client::{Endpoint, Error};
 use http::{Method, Uri};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use super::connection::{Answer, Connection};
+use super::connection::{Ask, Caller, Refused};
 use super::tally::{Kind, Tally};
 use crate::cli::Failure;
 
 /// Pause after an error, so that a broken node is not hammered.
-const ERROR_PAUSE: Duration = Duration::from_millis(20);
+pub(super) const ERROR_PAUSE: Duration = Duration::from_millis(20);
 
 /// Values are windows of one random block that is this many bytes longer.
 const VALUE_WINDOWS: usize = 4096;
@@ -77,23 +76,18 @@ impl Plan {
     }
 }
 
-/// Why a request did not succeed, as it is counted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Refused(String);
-
 /// One connection and what it sends.
 #[derive(Debug)]
 pub struct Worker {
-    endpoint: Endpoint,
+    caller: Caller,
     plan: Arc<Plan>,
     done: Arc<AtomicU64>,
-    connection: Option<Connection>,
 }
 
 impl Worker {
     /// Connects with its first request; counts its successes in `done`.
     pub fn new(endpoint: Endpoint, plan: Arc<Plan>, done: Arc<AtomicU64>) -> Self {
-        Self { endpoint, plan, done, connection: None }
+        Self { caller: Caller::new(endpoint, plan.timeout), plan, done }
     }
 
     /// Writes one key.
@@ -104,7 +98,8 @@ impl Worker {
         let mut attempt = 1;
         while let Err(Refused(why)) = self.request(Kind::Write, key).await {
             if attempt == LOAD_ATTEMPTS_MAX {
-                return Err(Failure::Unavailable(format!("{} does not take the keys to read: {why}", self.endpoint)));
+                let endpoint = self.caller.endpoint();
+                return Err(Failure::Unavailable(format!("{endpoint} does not take the keys to read: {why}")));
             }
             attempt += 1;
             sleep(ERROR_PAUSE).await;
@@ -139,30 +134,12 @@ impl Worker {
     }
 
     async fn request(&mut self, kind: Kind, key: usize) -> Result<(), Refused> {
-        let plan = Arc::clone(&self.plan);
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                Connection::open(&self.endpoint, plan.timeout).await.map_err(|_| Refused("not connected".to_owned()))?
-            }
-        };
+        let plan = &self.plan;
         let (method, target, body) = match kind {
             Kind::Read => (Method::GET, &plan.read_targets[key], Bytes::new()),
             Kind::Write => (Method::PUT, &plan.write_targets[key], plan.value()),
         };
-        let answer = match timeout(plan.timeout, connection.exchange(method, target.clone(), body)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => return Err(Refused("connection broke".to_owned())),
-            Err(_) => return Err(Refused("timed out".to_owned())),
-        };
-        self.connection = Some(connection);
-        if answer.status.is_success() { Ok(()) } else { Err(Refused(reason(&answer))) }
+        let ask = Ask { method, target: target.clone(), body, json: false, keep: false };
+        self.caller.ask(ask).await.map(drop)
     }
-}
-
-/// The problem's code, or the status of an answer that has none.
-fn reason(answer: &Answer) -> String {
-    let problem: Option<Problem> = serde_json::from_slice(&answer.body).ok();
-    let code = problem.and_then(|problem| serde_json::to_value(problem.code).ok()?.as_str().map(str::to_owned));
-    code.unwrap_or_else(|| answer.status.as_u16().to_string())
 }

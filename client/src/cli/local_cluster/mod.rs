@@ -60,27 +60,35 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Starts all nodes that do not run, and waits until they have formed a cluster
+    #[command(
+        after_help = "Examples:\n  client cluster start --size 3\n  client cluster start --dir /tmp/five --size 5"
+    )]
     Start {
         /// Nodes of the cluster; may be more than last time
         #[arg(long)]
         size: Option<u32>,
     },
     /// Stops all nodes, or one; they keep their data
+    #[command(after_help = "Examples:\n  client cluster stop\n  client cluster stop 2")]
     Stop {
         /// Which one
         node: Option<String>,
     },
     /// Stops all nodes and starts them again; with fewer than before, the last ones leave the cluster first
+    #[command(after_help = "Examples:\n  client cluster restart\n  client cluster restart --size 5")]
     Restart {
         /// Nodes of the cluster from now on
         #[arg(long)]
         size: Option<u32>,
     },
     /// Shows the nodes
+    #[command(after_help = "Examples:\n  client cluster status\n  client cluster status -o json")]
     Status,
     /// Asks each node whether it can serve; code 3 unless all can
+    #[command(after_help = "Examples:\n  client cluster health")]
     Health,
     /// Prints a node's log
+    #[command(after_help = "Examples:\n  client cluster logs 2 -f")]
     Logs {
         /// Whose
         node: String,
@@ -89,9 +97,11 @@ enum Verb {
         follow: bool,
     },
     /// Stops all nodes and removes their data, their logs and the directory
+    #[command(after_help = "Examples:\n  client cluster clean")]
     Clean,
     /// Starts a fresh cluster, runs a command with HEXKV_ENDPOINTS and CLUSTER_SIZE set, removes the cluster, and ends
     /// with the command's code
+    #[command(after_help = "Examples:\n  client cluster run --size 3\n  client cluster run --size 3 -- ./my-tests.sh")]
     Run {
         /// Nodes of the cluster
         #[arg(long)]
@@ -101,6 +111,7 @@ enum Verb {
         command: Vec<String>,
     },
     /// Starts one node and waits until it answers
+    #[command(after_help = "Examples:\n  client cluster start-node 2 --size 3")]
     StartNode {
         /// Which one, from 1
         index: u32,
@@ -109,6 +120,7 @@ enum Verb {
         size: Option<u32>,
     },
     /// Stops one node; it keeps its data
+    #[command(after_help = "Examples:\n  client cluster stop-node 2")]
     StopNode {
         /// Which one, from 1
         index: u32,

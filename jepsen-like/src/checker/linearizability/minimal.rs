@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::super::register::{self, Action, Content, RegisterOp};
 use super::{CONFIGURATIONS_MAX, judge_key};
-use crate::history::{Event, Mode, pair};
+use crate::history::{Event, pair};
 
 /// Histories that are judged, at most, while one is made smaller.
 const TRIALS_MAX: usize = 5_000;
@@ -19,7 +19,7 @@ pub fn minimal(history: &[Event]) -> Vec<Event> {
     let Ok(operations) = pair(history) else { return Vec::new() };
     let (keys, _) = register::by_key(&operations);
     let failing = keys.into_values().find_map(|mut ops| {
-        ops.retain(|op| op.mode == Mode::Linearizable || !matches!(op.action, Action::Read(_)));
+        ops.retain(|op| op.mode.is_newest() || !matches!(op.action, Action::Read(_)));
         fails(&ops).then_some(ops)
     });
     let Some(ops) = failing else { return Vec::new() };

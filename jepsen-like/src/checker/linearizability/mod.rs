@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::register::{self, Action, RegisterOp};
 use super::tally::Tally;
 use super::{Checker, Finding, Verdict};
-use crate::history::{Event, Mode};
+use crate::history::Event;
 
 mod instance;
 mod minimal;
@@ -63,7 +63,7 @@ impl Checker for Linearizability {
         let (mut keys, malformed) = register::by_key(&operations);
         malformed.into_iter().for_each(|finding| tally.take(finding));
         for ops in keys.values_mut() {
-            ops.retain(|op| op.mode == Mode::Linearizable || !matches!(op.action, Action::Read(_)));
+            ops.retain(|op| op.mode.is_newest() || !matches!(op.action, Action::Read(_)));
         }
         let count: usize = keys.values().map(Vec::len).sum();
         if !keys.values().flatten().any(|op| op.ended.is_some()) {

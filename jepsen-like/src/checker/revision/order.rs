@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::history::{Mode, Operation};
+use crate::history::Operation;
 
 /// Whether an operation changes the store, by its name; a transaction by what it does.
 pub(in super::super) fn changes(operation: &Operation<'_>) -> bool {
@@ -71,7 +71,7 @@ pub(in super::super) fn too_old<'a>(operations: &[Operation<'a>], floors: &Floor
             continue;
         };
         let change = changes(operation);
-        let judged = change || operation.mode() == Mode::Linearizable;
+        let judged = change || operation.mode().is_newest();
         // A change makes a revision of its own.
         if judged && (revision < known || (change && revision == known)) {
             found.push(TooOld { operation: *operation, revision, known, witness });

@@ -15,7 +15,7 @@ pub(super) const ALIGNMENT: u64 = 8;
 /// Bytes of the header in front of its payload.
 pub(super) const HEADER_FIXED_BYTES: usize = 44;
 
-const FORMAT_VERSION: u32 = 2;
+pub(super) const FORMAT_VERSION: u32 = 3;
 const MAGIC: [u8; 8] = *b"hexkvseg";
 const CRC_BYTES: usize = 4;
 

@@ -54,7 +54,10 @@ fn vote(term: u64) -> Vote {
 /// An entry whose command has `bytes` bytes that depend on its log id.
 fn entry(term: u64, index: u64, bytes: usize) -> Entry {
     let body = vec![(term * 31 + index) as u8; bytes].into();
-    Entry::new(log_id(term, index), EntryPayload::Normal(Proposal { time_ms: index, idempotency: None, body }))
+    Entry::new(
+        log_id(term, index),
+        EntryPayload::Normal(Proposal { time_ms: index, uptime_ms: index, idempotency: None, body }),
+    )
 }
 
 fn entries(term: u64, indices: std::ops::Range<u64>, bytes: usize) -> Vec<Entry> {

@@ -227,7 +227,7 @@ fn appends_wait_when_the_queue_is_full() {
         let mut log = LogStore::open(Arc::new(FaultyFs::new()), &dir(), options).unwrap();
         let body: bytes::Bytes = vec![7; 8 * 1024 * 1024].into();
         let large = |index| {
-            let proposal = Proposal { time_ms: 0, idempotency: None, body: body.clone() };
+            let proposal = Proposal { time_ms: 0, uptime_ms: 0, idempotency: None, body: body.clone() };
             vec![Entry::new(log_id(1, index), EntryPayload::Normal(proposal))]
         };
         let mut flushed = Vec::new();

@@ -17,6 +17,7 @@ use super::{format::*, *};
 use crate::{
     NodeAddress, StoreError,
     change_log::{Change, ChangeRecord, Replaced},
+    clock::LogClock,
     codec,
     dedupe::DedupeEntry,
     fs::{RealFs, SharedFs},
@@ -57,6 +58,7 @@ fn footer(index: u64, compacted_revision: u64, revision: u64) -> Footer {
         replication_factor: 3,
         cluster_id: Some(77),
         time_ms: 1_700_000_000_000,
+        clock: LogClock::default(),
     }
 }
 
@@ -88,7 +90,7 @@ fn change(revision: u64, name: &str, value: &[u8]) -> SnapshotItem {
 /// The outcome of log entry 8.
 fn kept_outcome() -> SnapshotItem {
     let (key, outcome) = (Bytes::from_static(b"retry"), Bytes::from_static(b"outcome"));
-    SnapshotItem::Dedupe(DedupeEntry { index: 8, time_ms: 1_008, key, fingerprint: 5, outcome })
+    SnapshotItem::Dedupe(DedupeEntry { index: 8, clock_ms: 1_008, key, fingerprint: 5, outcome })
 }
 
 fn lease(id: u64) -> SnapshotItem {
@@ -180,7 +182,7 @@ fn the_format_is_pinned() {
     let dir = tempfile::tempdir().unwrap();
     let file = write_small(&real(), dir.path(), 9).unwrap();
     let bytes = fs::read(file.path()).unwrap();
-    assert_eq!(hex(&bytes[..HEADER_BYTES]), "4845584b56534e500200000001000000014e1e3c");
+    assert_eq!(hex(&bytes[..HEADER_BYTES]), "4845584b56534e5003000000010000009f4eb4f0");
     let item_bytes = SnapshotReader::open(&file).unwrap().counts().item_bytes as usize;
     assert_eq!(bytes[HEADER_BYTES..][..4], (item_bytes as u32).to_le_bytes());
     // Kind, length; key, create and mod revision, version, lease, no content type, value.
@@ -190,7 +192,7 @@ fn the_format_is_pinned() {
     let trailer = &bytes[bytes.len() - TRAILER_BYTES..];
     assert_eq!(trailer[..8], ((HEADER_BYTES + CHUNK_HEAD_BYTES + item_bytes) as u64).to_le_bytes());
     // The hash in the id covers all bytes before the trailer: any change of the format shows here.
-    assert_eq!(file.id(), "00000000000000000009-3-000000000000abcd-a35920eee945fa7438941f503f98ee6c");
+    assert_eq!(file.id(), "00000000000000000009-3-000000000000abcd-433f2d87356bf3b04fd8c74413d60d43");
     assert_eq!(file.path().file_name().unwrap().to_str().unwrap(), format!("snapshot-{}.snap", file.id()));
 }
 

@@ -92,7 +92,7 @@ async fn a_retry_is_answered_on_a_node_that_got_a_snapshot() {
 }
 
 #[test]
-fn outcomes_are_forgotten_by_log_time_and_leave_the_engine() {
+fn outcomes_are_forgotten_by_the_logs_clock_and_leave_the_engine() {
     let dir = tempfile::tempdir().unwrap();
     let mut fixture = Fixture::manual(dir.path(), SLED);
     fill(&mut fixture);
@@ -116,6 +116,17 @@ fn outcomes_are_forgotten_by_log_time_and_leave_the_engine() {
     assert_eq!(reopened.state.stats().unwrap().dedupe_entries, 1);
     reopened.catch_up(&log);
     assert_eq!(reopened.run_once(&put("counter", "0"), asked("retry-0")), again(&first));
+}
+
+#[test]
+fn a_wall_clock_that_jumps_forgets_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::manual(dir.path(), EngineKind::Memory);
+    let outcomes = fill(&mut fixture);
+    fixture.wall_ahead_ms = 100 * DEDUPE_RETENTION_MS;
+    fixture.run_once(&put("other", "y"), asked("after the jump"));
+    assert_eq!(fixture.state.stats().unwrap().dedupe_entries, 51);
+    check(&mut fixture, &outcomes);
 }
 
 #[test]

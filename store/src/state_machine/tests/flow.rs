@@ -87,7 +87,7 @@ async fn undecodable_proposals_are_refused_and_applied() {
     let mut fixture = Fixture::open(dir.path(), EngineKind::Memory);
     for body in [&b"\xff\xff\xff"[..], b"", b"\0\0\0\0\0\0\0\0\0\0"] {
         let index = fixture.state.applied().map_or(1, |last| last.index + 1);
-        let proposal = Proposal { time_ms: 1, idempotency: None, body: Bytes::copy_from_slice(body) };
+        let proposal = Proposal { time_ms: 1, uptime_ms: 1, idempotency: None, body: Bytes::copy_from_slice(body) };
         let entry = Entry { log_id: log_id(index), payload: EntryPayload::Normal(proposal) };
         let outcome = fixture.machine.shared.apply_entry(entry).unwrap();
         assert!(matches!(outcome, Outcome::Refused(Refusal::Undecodable(_))), "{outcome:?}");

@@ -44,7 +44,7 @@ fn log_id(index: u64) -> LogId {
 }
 
 fn entry(index: u64, command: &Command) -> Entry {
-    let proposal = Proposal { time_ms: 1_000 * index, ..Proposal::new(command) };
+    let proposal = Proposal { time_ms: 1_000 * index, uptime_ms: 1_000 * index, ..Proposal::new(command) };
     Entry { log_id: log_id(index), payload: EntryPayload::Normal(proposal) }
 }
 
@@ -102,6 +102,8 @@ struct Fixture {
     machine: StateMachine,
     state: State,
     log: Vec<Entry>,
+    /// By how much the leader's wall clock is ahead, in milliseconds.
+    wall_ahead_ms: u64,
 }
 
 impl Fixture {
@@ -111,7 +113,7 @@ impl Fixture {
 
     fn open_with(fs: SharedFs, dir: &Path, options: StateOptions) -> Result<Self, StoreError> {
         let machine = StateMachine::open(fs, dir, options)?;
-        Ok(Self { state: machine.state(), machine, log: Vec::new() })
+        Ok(Self { state: machine.state(), machine, log: Vec::new(), wall_ahead_ms: 0 })
     }
 
     /// Opens without a writer: the test persists.
@@ -133,6 +135,7 @@ impl Fixture {
         let mut entry = entry(index, command);
         if let EntryPayload::Normal(proposal) = &mut entry.payload {
             proposal.idempotency = idempotency;
+            proposal.time_ms += self.wall_ahead_ms;
         }
         self.log.push(entry.clone());
         let outcome = self.machine.shared.apply_entry(entry).unwrap();

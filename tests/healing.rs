@@ -1,0 +1,140 @@
+//! A voter that is gone for good is replaced by a standby, without anyone's help.
+
+use crate::harness::{Cluster, eventually, get, put, request};
+
+/// Silence after which the tests give a voter up.
+const REPLACE_AFTER: (&str, &str) = ("REPLACE_AFTER", "2s");
+
+/// The role of each member, by its index, as node `asked` says.
+fn roles(cluster: &Cluster, asked: usize) -> Result<Vec<(usize, String)>, String> {
+    let status = cluster.nodes[asked - 1].status()?;
+    let members = status["members"].as_array().ok_or("no members")?;
+    let index = |name: &str| cluster.nodes.iter().position(|node| node.name == name).map(|at| at + 1);
+    members
+        .iter()
+        .map(|m| {
+            let name = m["name"].as_str().unwrap_or_default();
+            let index = index(name).ok_or_else(|| format!("{name} is none of ours"))?;
+            Ok((index, m["role"].as_str().unwrap_or_default().to_string()))
+        })
+        .collect()
+}
+
+fn role(cluster: &Cluster, asked: usize, of: usize) -> Result<String, String> {
+    let roles = roles(cluster, asked)?;
+    roles.into_iter().find(|(index, _)| *index == of).map(|(_, role)| role).ok_or_else(|| format!("no node {of}"))
+}
+
+fn wait_role(cluster: &Cluster, asked: usize, of: usize, wanted: &str) {
+    eventually(&format!("node {of} is a {wanted}"), || match role(cluster, asked, of)? {
+        role if role == wanted => Ok(()),
+        role => Err(format!("it is a {role}")),
+    });
+}
+
+/// The leader, another voter, the third one, and the standby, of four.
+fn cast(cluster: &mut Cluster) -> (usize, usize, usize, usize) {
+    let leader = cluster.leader();
+    let roles = roles(cluster, leader).expect("a status");
+    let standby = roles.iter().find(|(_, role)| role == "standby").expect("three of four vote").0;
+    let others: Vec<usize> = (1..=4).filter(|i| *i != leader && *i != standby).collect();
+    (leader, others[0], others[1], standby)
+}
+
+fn write(cluster: &mut Cluster, through: usize, key: &str) {
+    let address = cluster.node(through).http.clone();
+    eventually("a write is acknowledged", || match request(&address, &put(&format!("/api/kv/{key}"), key))? {
+        answer if answer.status == 200 => Ok(()),
+        answer => Err(format!("{answer:?}")),
+    });
+}
+
+fn reads(cluster: &mut Cluster, through: usize, key: &str) {
+    let read = request(&cluster.node(through).http.clone(), &get(&format!("/api/kv/{key}"))).expect("an answer");
+    assert_eq!((read.status, read.text()), (200, key.to_string()), "through node {through}");
+}
+
+#[test]
+fn a_standby_takes_the_seat_of_a_dead_voter_and_the_next_loss_is_survived_too() {
+    let mut cluster = Cluster::start_with(4, &[REPLACE_AFTER]);
+    let (leader, dead, other, standby) = cast(&mut cluster);
+    write(&mut cluster, leader, "before");
+    cluster.node(dead).kill();
+    wait_role(&cluster, leader, standby, "voter");
+    wait_role(&cluster, leader, dead, "standby");
+    let why = cluster.nodes[standby - 1].json("/api/cluster/explain").expect("any node can say why");
+    let steps: Vec<&str> = why["steps"].as_array().expect("steps").iter().filter_map(|s| s["step"].as_str()).collect();
+    let standby_name = cluster.node(standby).name.clone();
+    let gave = format!("give {standby_name} the data");
+    assert!(steps.contains(&gave.as_str()), "{gave}: {why}");
+    write(&mut cluster, standby, "between");
+    // Two of the first three voters are gone now, and what they had is still there.
+    cluster.node(other).kill();
+    write(&mut cluster, leader, "after");
+    for key in ["before", "between", "after"] {
+        reads(&mut cluster, standby, key);
+    }
+    // The first one comes back as what it is now, and is given the seat of the second.
+    cluster.node(dead).start();
+    wait_role(&cluster, leader, dead, "voter");
+    wait_role(&cluster, leader, other, "standby");
+    cluster.node(other).start();
+    eventually("all are up", || cluster.nodes[other - 1].ready());
+    cluster.wait_same_hash(&[leader, dead, standby]);
+    reads(&mut cluster, other, "after");
+}
+
+#[test]
+fn nobody_is_replaced_without_a_majority_nor_without_a_standby() {
+    let mut cluster = Cluster::start_with(4, &[REPLACE_AFTER]);
+    let (leader, first, second, standby) = cast(&mut cluster);
+    write(&mut cluster, leader, "before");
+    cluster.node(standby).kill();
+    cluster.node(first).kill();
+    cluster.node(second).kill();
+    // One of three voters: it cannot be done, and everything is as before when the others are back.
+    eventually("the leader sees that it is alone", || match cluster.nodes[leader - 1].status()?["quorum"] {
+        serde_json::Value::Bool(false) => Ok(()),
+        ref quorum => Err(format!("quorum is {quorum}")),
+    });
+    let why = cluster.nodes[leader - 1].json("/api/cluster/explain");
+    // Without a majority the leader steps down sooner or later, and then nobody can say.
+    if let Ok(why) = why {
+        assert!(why["remarks"].to_string().contains("without a majority nothing is changed"), "{why}");
+    }
+    cluster.node(first).start();
+    write(&mut cluster, leader, "between");
+    for voter in [leader, first, second] {
+        assert_eq!(
+            role(&cluster, leader, voter).expect("a status"),
+            "voter",
+            "node {voter}: nobody could take its seat"
+        );
+    }
+    cluster.node(standby).start();
+    wait_role(&cluster, leader, standby, "voter");
+    wait_role(&cluster, leader, second, "standby");
+    cluster.node(second).start();
+    write(&mut cluster, second, "after");
+    cluster.wait_same_hash(&[leader, first, standby]);
+}
+
+#[test]
+fn a_leader_that_was_paused_for_longer_replaces_nobody_when_it_goes_on() {
+    let mut cluster = Cluster::start_with(4, &[REPLACE_AFTER]);
+    let (paused, first, second, standby) = cast(&mut cluster);
+    write(&mut cluster, paused, "before");
+    cluster.node(paused).signal(rustix::process::Signal::STOP);
+    wait_role(&cluster, first, standby, "voter");
+    wait_role(&cluster, first, paused, "standby");
+    cluster.node(paused).signal(rustix::process::Signal::CONT);
+    eventually("the paused one knows its place", || match role(&cluster, paused, paused)?.as_str() {
+        "standby" => Ok(()),
+        role => Err(format!("it takes itself for a {role}")),
+    });
+    write(&mut cluster, paused, "after");
+    for voter in [first, second, standby] {
+        assert_eq!(role(&cluster, first, voter).expect("a status"), "voter", "node {voter} kept its seat");
+    }
+    cluster.wait_same_hash(&[first, second, standby]);
+}
