@@ -34,19 +34,7 @@ fn life_of_a_cluster(size: usize) {
     }
     let gone = request(&cluster.node(size).http.clone(), &delete("/api/kv?prefix=size/")).expect("an answer").json();
     assert_eq!(gone["deleted"], size + usize::from(voters == 3));
-    let status = cluster.node(1).status().expect("a status");
-    let holders: Vec<usize> = (1..=size)
-        .filter(|i| {
-            let name = format!("hex_hub{i}@127.0.0.1");
-            status["members"]
-                .as_array()
-                .expect("members")
-                .iter()
-                .any(|m| m["name"] == name.as_str() && m["role"] == "voter")
-        })
-        .collect();
-    assert_eq!(holders.len(), voters, "{status}");
-    cluster.wait_same_hash(&holders);
+    cluster.wait_holders_agree(voters);
 }
 
 #[test]

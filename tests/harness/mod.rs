@@ -297,6 +297,21 @@ impl Cluster {
         self.nodes.iter().find(|n| n.index != index && n.child.is_some()).expect("another node runs").index
     }
 
+    /// The nodes that vote and hold the data, as the first node's status says.
+    pub fn holders(&self) -> Vec<usize> {
+        let status = self.nodes[0].status().expect("a status");
+        let members = status["members"].as_array().expect("members");
+        let votes = |node: &Node| members.iter().any(|m| m["name"] == node.name.as_str() && m["role"] == "voter");
+        (1..=self.nodes.len()).filter(|index| votes(&self.nodes[index - 1])).collect()
+    }
+
+    /// [`Cluster::wait_same_hash`] of the `count` nodes that hold the data.
+    pub fn wait_holders_agree(&self, count: usize) {
+        let holders = self.holders();
+        assert_eq!(holders.len(), count, "{:?}", self.nodes[0].status());
+        self.wait_same_hash(&holders);
+    }
+
     /// Waits until all nodes of `indexes` have one state hash at one applied index, and gives it.
     pub fn wait_same_hash(&self, indexes: &[usize]) -> String {
         eventually("the states agree", || {
