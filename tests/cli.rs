@@ -1,18 +1,9 @@
 //! The `client` binary against real nodes, as a user types it.
 
-use std::process::{Command, Output};
-
-use crate::harness::{Cluster, binary, free_ports};
-
-fn client(endpoint: &str, args: &[&str]) -> Output {
-    let mut command = Command::new(binary("client"));
-    command.env_remove("HEXKV_ENDPOINTS").arg("--endpoints").arg(endpoint).args(args);
-    command.output().expect("the client runs")
-}
-
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
+use crate::harness::{
+    Cluster, free_ports,
+    local::{Local, client, said},
+};
 
 #[test]
 fn keys_and_values_from_the_command_line() {
@@ -63,56 +54,6 @@ fn a_cluster_grows_and_shrinks_from_the_command_line() {
     assert_eq!(last.status.code(), Some(1), "the last member cannot leave: {}", said(&last));
     let itself = client(&first, &["join", "hex_hub1@127.0.0.1"]);
     assert_eq!(itself.status.code(), Some(1), "{}", said(&itself));
-}
-
-/// A local cluster in a directory and on ports of its own, cleaned up whatever happens.
-struct Local {
-    dir: tempfile::TempDir,
-    /// First HTTP port; 0 lets the client choose a free block of ports.
-    base: u16,
-}
-
-impl Local {
-    fn new(base: u16) -> Self {
-        Self { dir: tempfile::tempdir().expect("a directory"), base }
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(binary("client"));
-        for name in ["CI", "CLUSTER_SIZE", "EPMD_PORT", "HEXKV_ENDPOINTS"] {
-            command.env_remove(name);
-        }
-        command
-            .env("HEXKV_CLUSTER_DIR", self.dir.path().join("cluster"))
-            .env("HEXKV_SERVER", binary("server"))
-            .env("BASE_HTTP_PORT", self.base.to_string())
-            .env("COOKIE", "local")
-            .arg("cluster")
-            .args(args)
-            .output()
-            .expect("the client runs")
-    }
-
-    /// `127.0.0.1:port` of node `index` for clients.
-    fn endpoint(&self, index: usize) -> String {
-        let listed = self.run(&["status", "-o", "json"]);
-        let rows: serde_json::Value =
-            serde_json::from_slice(&listed.stdout).unwrap_or_else(|e| panic!("{e}: {}", said(&listed)));
-        let http = rows[index - 1]["http"].as_str().unwrap_or_else(|| panic!("{rows}"));
-        http.trim_start_matches("http://").to_string()
-    }
-}
-
-impl Drop for Local {
-    fn drop(&mut self) {
-        if !self.dir.path().join("cluster").exists() {
-            return;
-        }
-        let cleaned = self.run(&["clean"]);
-        if !cleaned.status.success() && !std::thread::panicking() {
-            panic!("clean failed: {}", said(&cleaned));
-        }
-    }
 }
 
 #[test]

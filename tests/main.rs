@@ -20,6 +20,7 @@ mod leases;
 mod limits;
 mod membership;
 mod openapi;
+mod rolling;
 mod shell;
 mod sizes;
 mod tidy;

@@ -1,6 +1,9 @@
 //! The HTTP listener: connections with limits, and a stop that lets requests finish.
 
 use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -8,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, http::Request};
+use axum::{
+    Router,
+    http::{HeaderValue, Request, header},
+};
 use hexkv_client::api::Code;
 use hexkv_raft_net::transport::Listener;
 use hyper::{body::Incoming, service::service_fn};
@@ -20,7 +26,7 @@ use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
 use crate::{error::Error, write_deadline::WriteDeadline};
@@ -37,6 +43,15 @@ const REFUSALS_MAX: usize = 64;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// After the listener failed to accept (out of file descriptors), it waits so long.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Once the server stops, it takes the connections that wait to be accepted, until none came for so long: those that wait when
+/// the listener closes are reset, with what their clients sent.
+const ACCEPT_DRAIN: Duration = Duration::from_millis(5);
+
+/// Once the listener is closed, each answer says that it is the last on its connection (not before: the client would come back
+/// at once), and clients that keep one without asking anything have so long for one more request: closed at once, a connection
+/// may take a request with it that its client had just sent, and would leave it without an answer.
+const IDLE_DRAIN: Duration = Duration::from_millis(500);
 
 /// Once the server stops, streams without an end have so long to say goodbye to their clients.
 const STREAM_DRAIN: Duration = Duration::from_millis(500);
@@ -65,7 +80,8 @@ impl Connection {
 }
 
 /// Serves `router` until `stopping`, `connections_max` connections at a time; further ones are refused. Then no new
-/// connections, and at most `drain` for the requests in progress.
+/// connections, one more request for each that there is, within [`IDLE_DRAIN`], and at most `drain` for the requests in
+/// progress.
 pub async fn serve(
     mut listener: impl Listener,
     router: Router,
@@ -76,15 +92,22 @@ pub async fn serve(
     let room = Arc::new(Semaphore::new(connections_max));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let graceful = GracefulShutdown::new();
+    let (open, deaf) = (TaskTracker::new(), CancellationToken::new());
+    let overdue = async {
+        stopping.cancelled().await;
+        tokio::time::sleep(IDLE_DRAIN).await;
+    };
+    tokio::pin!(overdue);
     let mut builder = hyper::server::conn::http1::Builder::new();
     // Without hyper's `pipeline_flush`: it lifts the bound of what is buffered for a client that does not read, holds an
     // answer back while more input waits, and loses it when the connection ends there, as after a refused request.
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stopping.cancelled() => break,
+            accepted = next_connection(&mut listener, &stopping) => accepted,
+            () = &mut overdue => None,
         };
+        let Some(accepted) = accepted else { break };
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(e) => {
@@ -101,14 +124,21 @@ pub async fn serve(
         };
         let stream = WriteDeadline::new(stream, ANSWER_TAKEN_TIMEOUT);
         let control = Connection::default();
-        let (router, told) = (router.clone(), control.clone());
+        let (router, told, last) = (router.clone(), control.clone(), deaf.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(told.clone());
-            router.clone().call(request)
+            let (answer, last) = (router.clone().call(request), last.clone());
+            async move {
+                let mut answer = answer.await?;
+                if last.is_cancelled() {
+                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         let stopping = stopping.clone();
-        tokio::spawn(async move {
+        open.spawn(async move {
             tokio::select! {
                 ended = connection => {
                     if let Err(e) = ended {
@@ -121,8 +151,24 @@ pub async fn serve(
         });
     }
     drop(listener);
+    deaf.cancel();
+    open.close();
+    if tokio::time::timeout(IDLE_DRAIN, open.wait()).await.is_err() {
+        tracing::debug!(connections = open.len(), "not all clients were told that this node stops");
+    }
     if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
         tracing::warn!(?drain, "some requests did not finish in time");
+    }
+}
+
+/// The next connection; None when the server stops and none waits to be accepted.
+async fn next_connection<L: Listener>(
+    listener: &mut L,
+    stopping: &CancellationToken,
+) -> Option<io::Result<(L::Stream, SocketAddr)>> {
+    tokio::select! {
+        accepted = listener.accept() => Some(accepted),
+        () = stopping.cancelled() => tokio::time::timeout(ACCEPT_DRAIN, listener.accept()).await.ok(),
     }
 }
 

@@ -7,6 +7,7 @@
 //! | [`ports`] | which ports are free |
 //! | [`record`] | what the cluster directory remembers |
 //! | [`report`] | tables, logs |
+//! | [`rolling`] | restarting one node after the other |
 //! | [`temporary`] | `run`: a cluster for the time of one command |
 //! | [`smoke`] | what `run` runs by itself |
 
@@ -15,6 +16,7 @@ mod ports;
 mod process;
 mod record;
 mod report;
+mod rolling;
 mod smoke;
 mod temporary;
 
@@ -75,11 +77,15 @@ enum Verb {
         node: Option<String>,
     },
     /// Stops all nodes and starts them again; with fewer than before, the last ones leave the cluster first
-    #[command(after_help = "Examples:\n  client cluster restart\n  client cluster restart --size 5")]
+    #[command(after_help = "Examples:\n  client cluster restart\n  client cluster restart --size 5\n  \
+                      client cluster restart --rolling --server ./new/server")]
     Restart {
         /// Nodes of the cluster from now on
-        #[arg(long)]
+        #[arg(long, conflicts_with = "rolling")]
         size: Option<u32>,
+        /// One node after the other, the leader last, each once the others are level: the cluster serves all the while
+        #[arg(long)]
+        rolling: bool,
     },
     /// Shows the nodes
     #[command(after_help = "Examples:\n  client cluster status\n  client cluster status -o json")]
@@ -138,7 +144,12 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
         Verb::Stop { node: None } => stop(global, here, None).await,
         Verb::Stop { node: Some(node) } => stop(global, here, Some(parse_node(&node)?)).await,
         Verb::StopNode { index } => stop(global, here, Some(index)).await,
-        Verb::Restart { size } => restart(global, here, server, size, wait).await,
+        Verb::Restart { rolling: true, .. } => {
+            let mut nodes = Nodes::open(here)?;
+            rolling::restart(&mut nodes, server, wait).await?;
+            report::started(global, nodes.record(), nodes.layout()).await
+        }
+        Verb::Restart { size, rolling: false } => restart(global, here, server, size, wait).await,
         Verb::Status => {
             let record = here.expect()?;
             report::status(global, &record, &nodes::layout(&record)?).await

@@ -17,7 +17,7 @@ use super::{check_size, ports, process, report, wanted_size};
 use crate::cli::Failure;
 
 /// Pause between two looks at processes or nodes.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long a node may take to stop when asked to.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -263,7 +263,11 @@ impl Nodes {
         }
     }
 
-    fn check_runs(&self, index: u32) -> Result<(), Failure> {
+    /// Checks that the process of a node is there.
+    ///
+    /// # Errors
+    /// [`Failure::Unavailable`] with its last log lines.
+    pub fn check_runs(&self, index: u32) -> Result<(), Failure> {
         if self.record.processes.get(&index).is_some_and(process::ProcessRecord::runs) {
             return Ok(());
         }
