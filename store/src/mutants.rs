@@ -67,6 +67,9 @@ pub enum Mutant {
     SnapshotWithoutLeases,
     /// A node ends leases by its own clock whether it leads or not, and counts them from when they were granted.
     LeaseEndedByFollowerClock,
+    /// A leader counts how long a member was silent from what it remembers of an earlier leadership, over all the time that
+    /// it did not listen.
+    SilenceOutlivesLeadership,
 }
 
 /// Whether this process runs with `mutant`.
@@ -100,6 +103,8 @@ mod catalogue {
         Watch,
         /// No lease ends early.
         Lease,
+        /// Nobody loses its seat for what the leader does not know.
+        Membership,
     }
 
     impl fmt::Display for Class {
@@ -111,6 +116,7 @@ mod catalogue {
                 Self::Snapshot => "snapshot",
                 Self::Watch => "watch",
                 Self::Lease => "lease",
+                Self::Membership => "membership",
             })
         }
     }
@@ -137,9 +143,12 @@ mod catalogue {
     /// after another has taken a change; voters that restart in that moment.
     const LEASE_TESTS: &[&str] = &["sim::lease_tests::"];
 
+    /// The tests of `sim::seat_tests`, which stage a leader that leads again while a member is away for a moment.
+    const SEAT_TESTS: &[&str] = &["sim::seat_tests::"];
+
     impl Mutant {
         /// Every mutant.
-        pub const ALL: [Self; 28] = [
+        pub const ALL: [Self; 29] = [
             Self::LocalRead,
             Self::ReadIndexWithoutQuorum,
             Self::ReadWithoutApply,
@@ -168,10 +177,11 @@ mod catalogue {
             Self::WatchProgressAhead,
             Self::SnapshotWithoutLeases,
             Self::LeaseEndedByFollowerClock,
+            Self::SilenceOutlivesLeadership,
         ];
 
         fn facts(self) -> (&'static str, Class, &'static [&'static str]) {
-            use Class::{Apply, Durability, Lease, Reads, Snapshot, Watch};
+            use Class::{Apply, Durability, Lease, Membership, Reads, Snapshot, Watch};
             const CLIENTS: &[&str] = &["linearizability", "bank"];
             // A node that cannot start, or stops, although its disk is in order.
             const STOPPED: &str = "node-stopped";
@@ -210,6 +220,7 @@ mod catalogue {
                 Self::WatchProgressAhead => ("watch-progress-ahead", Watch, &["watch"]),
                 Self::SnapshotWithoutLeases => ("snapshot-without-leases", Snapshot, &["state-hash", STOPPED]),
                 Self::LeaseEndedByFollowerClock => ("lease-ended-by-follower-clock", Lease, &["lease"]),
+                Self::SilenceOutlivesLeadership => ("silence-outlives-leadership", Membership, SEAT_TESTS),
             }
         }
 
@@ -224,9 +235,9 @@ mod catalogue {
         }
 
         /// Whether seeds of the simulation should see it. The others take two rare events at one time: the log's own tests try
-        /// every combination of them, the tests of the leader's lease stage them.
+        /// every combination of them, the tests of the leader's lease and of the voters' seats stage them.
         pub fn in_simulation(self) -> bool {
-            ![LOG_TESTS, LEASE_TESTS].contains(&self.expected())
+            ![LOG_TESTS, LEASE_TESTS, SEAT_TESTS].contains(&self.expected())
         }
 
         /// The checkers and invariants that should see it, by the word with which their failure begins.

@@ -19,6 +19,7 @@ use super::{
     links::Links,
     observe,
     plan::Plan,
+    seats::Seats,
     trace::Trace,
 };
 
@@ -48,6 +49,8 @@ pub struct Cluster {
     pub hosts: Vec<Rc<Host>>,
     /// Who hears whom.
     pub links: Links,
+    /// Who lost its seat, and whether by right.
+    pub seats: Seats,
     /// What is seen.
     pub trace: Trace,
     /// Answers that were not looked at yet.
@@ -95,6 +98,7 @@ impl Cluster {
         }
         Self {
             links: Links::new(plan.nodes),
+            seats: Seats::new(plan.nodes),
             last_looks: vec![None; plan.nodes],
             last_logs: (0..plan.nodes).map(|_| None).collect(),
             new_leaders: Vec::new(),
@@ -128,7 +132,10 @@ impl Cluster {
         for index in 0..self.hosts.len() {
             self.look(index)?;
         }
-        Ok(())
+        let mut seats = std::mem::replace(&mut self.seats, Seats::new(0));
+        let kept = seats.observe(self);
+        self.seats = seats;
+        kept
     }
 
     fn look(&mut self, index: usize) -> Result<(), Violation> {

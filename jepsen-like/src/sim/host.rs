@@ -94,6 +94,11 @@ impl Host {
         self.stop.borrow().cancel();
     }
 
+    /// Whether it was asked to.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.borrow().is_cancelled()
+    }
+
     /// The node is gone, and its successor finds `disk`. To be called before turmoil drops its tasks, so that
     /// what they do in their last moment no longer reaches the disk.
     pub fn lose(&self, disk: FaultyFs) {

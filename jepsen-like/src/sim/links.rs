@@ -15,12 +15,14 @@ pub struct Links {
     nodes: usize,
     /// How many partitions cut a link.
     cuts: Vec<Vec<u32>>,
+    /// Faults under way that lose or delay messages anywhere.
+    pub rough: u32,
 }
 
 impl Links {
     /// All nodes hear each other.
     pub fn new(nodes: usize) -> Self {
-        Self { nodes, cuts: vec![vec![0; nodes]; nodes] }
+        Self { nodes, cuts: vec![vec![0; nodes]; nodes], rough: 0 }
     }
 
     /// Cuts `links`.
@@ -45,6 +47,11 @@ impl Links {
         }
     }
 
+    /// Whether a message from one of the two to the other may be lost or late.
+    pub fn broken(&self, a: usize, b: usize) -> bool {
+        self.rough > 0 || self.cuts[a][b] > 0 || self.cuts[b][a] > 0
+    }
+
     /// All links from and to `node`.
     pub fn around(&self, node: usize) -> BTreeSet<Link> {
         (0..self.nodes).filter(|other| *other != node).flat_map(|other| [(node, other), (other, node)]).collect()
@@ -59,5 +66,6 @@ impl Links {
             sim.repair(a, b);
         }
         self.cuts = vec![vec![0; self.nodes]; self.nodes];
+        self.rough = 0;
     }
 }

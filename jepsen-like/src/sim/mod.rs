@@ -9,7 +9,7 @@
 //! | [`cluster`], [`host`], [`environment`], [`links`] | the simulated machines and what is between them |
 //! | [`nemesis`], `shapes` | faults, and the supervisor that restarts nodes |
 //! | [`workload`], [`request`], [`bank`], [`application`] | clients |
-//! | `observe`, [`invariants`] | what is looked at after every step, and what must hold |
+//! | `observe`, [`invariants`], [`seats`] | what is looked at after every step, and what must hold |
 //! | [`trace`], `judge` | whether two runs saw the same; whether clients saw what they may |
 //!
 //! # What is real
@@ -43,6 +43,9 @@ pub mod plan;
 pub mod report;
 pub mod request;
 pub mod run;
+#[cfg(test)]
+mod seat_tests;
+pub mod seats;
 mod shapes;
 pub mod shrink;
 pub mod trace;

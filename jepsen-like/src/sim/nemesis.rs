@@ -145,8 +145,14 @@ impl Nemesis {
     fn undo(&mut self, cluster: &mut Cluster, undo: Undo) {
         match undo {
             Undo::Mend(links) => cluster.links.mend(&cluster.sim, &links),
-            Undo::Loss => cluster.sim.set_fail_rate(0.0),
-            Undo::Delay(pairs) => shapes::set_latency(cluster, &pairs, cluster.plan.latency_ms_max),
+            Undo::Loss => {
+                cluster.links.rough -= 1;
+                cluster.sim.set_fail_rate(0.0);
+            }
+            Undo::Delay(pairs) => {
+                cluster.links.rough -= 1;
+                shapes::set_latency(cluster, &pairs, cluster.plan.latency_ms_max);
+            }
             Undo::SwitchOn(nodes) => {
                 for node in nodes {
                     self.switch_on(cluster, node);
@@ -178,12 +184,14 @@ impl Nemesis {
             }
             Fault::Loss => {
                 let rate = rng.random_range(0.001..0.02);
+                cluster.links.rough += 1;
                 cluster.sim.set_fail_rate(rate);
                 self.lasting.push((until, Undo::Loss));
                 json!(rate)
             }
             Fault::Delay => {
                 let pairs = shapes::some_pairs(&mut rng, nodes);
+                cluster.links.rough += 1;
                 shapes::set_latency(cluster, &pairs, rng.random_range(50..600));
                 self.lasting.push((until, Undo::Delay(pairs.clone())));
                 json!(pairs)

@@ -71,7 +71,8 @@ pub struct Plan {
     pub strikes: Vec<Strike>,
     /// Per node: timers run at this many thousandths of their nominal rate.
     pub timer_permille: Vec<u64>,
-    replace_after: &'static str,
+    /// `REPLACE_AFTER` of all nodes.
+    pub replace_after: &'static str,
     snapshot_log_bytes_min: u64,
     log_entries_kept: u64,
     history_revisions: u64,

@@ -24,7 +24,12 @@ use std::{
 
 use futures_util::future::join_all;
 use hexkv_raft_net::rpc::{MembershipStep, PeerRequest};
-use hexkv_store::{NodeAddress, NodeId, command::Command, member::Member};
+use hexkv_store::{
+    NodeAddress, NodeId,
+    command::Command,
+    member::Member,
+    mutants::{self, Mutant},
+};
 use openraft::{ChangeMembers, async_runtime::WatchReceiver, raft::Precondition};
 use tokio::time::Instant;
 
@@ -57,7 +62,7 @@ pub async fn run(node: Arc<Node>, core: Arc<Core>) {
             Ok(()) = directory.changed() => {}
             () = core.cancel.cancelled() => return,
         }
-        if !core.is_leader() {
+        if !core.is_leader() && !mutants::active(Mutant::SilenceOutlivesLeadership) {
             silence.forget();
         }
         while core.is_leader() && !core.cancel.is_cancelled() {

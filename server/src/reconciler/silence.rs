@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use hexkv_store::NodeId;
+use hexkv_store::{
+    NodeId,
+    mutants::{self, Mutant},
+};
 use tokio::time::Instant;
 
 /// Most that passes for watched between two looks. A process that was paused, or a machine that slept, finds everyone silent
@@ -27,7 +30,8 @@ impl Silence {
     /// Takes in whether each of `members` is heard at `now`.
     pub(super) fn look(&mut self, now: Instant, members: impl Iterator<Item = (NodeId, bool)>) {
         let since = self.looked.replace(now).map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
-        let watched = since.min(LOOK_LENGTH_MAX);
+        let watched =
+            if mutants::active(Mutant::SilenceOutlivesLeadership) { since } else { since.min(LOOK_LENGTH_MAX) };
         let before = std::mem::take(&mut self.silent);
         self.silent = members
             .filter(|(_, heard)| !heard)
