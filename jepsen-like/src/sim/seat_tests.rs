@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Silence after which a voter is replaced, and the pause before silence counts, in simulated milliseconds.
-const REPLACE_AFTER_MS: u64 = 2_000;
+const REPLACE_AFTER_MS: u64 = 4_000;
 const UNHEARD_MS: u64 = 1_500;
 
 /// Five nodes of which three vote, and no faults.
@@ -22,7 +22,7 @@ fn five_nodes() -> Cluster {
     let fits = |plan: &Plan| plan.nodes == 5 && plan.replication_factor == 3;
     let mut plan = (0..).map(|seed| Plan::new(seed, &calm)).find(fits).expect("some seeds are like that");
     plan.timer_permille = vec![1000; plan.nodes];
-    plan.replace_after = "2s";
+    plan.replace_after = "4s";
     plan.latency_ms_max = 2;
     entropy::seed(plan.seed);
     let mut cluster = Cluster::new(plan, Trace::new(false));
@@ -73,10 +73,11 @@ fn a_leader_that_leads_again_does_not_count_what_it_missed_meanwhile() {
     cluster.links.mend(&cluster.sim, &links);
     pass(&mut cluster, 5 * REPLACE_AFTER_MS);
     assert!(votes(&cluster, member), "it was not silent for long");
-    // Away for a moment when the first one leads again, which has not heard it since.
+    // Away for a moment when the first one leads again.
     cluster.switch_off(member, Off::Process);
+    pass(&mut cluster, UNHEARD_MS + 100);
     hand_over(&mut cluster, second, first);
-    pass(&mut cluster, REPLACE_AFTER_MS / 2);
+    pass(&mut cluster, REPLACE_AFTER_MS / 4);
     cluster.switch_on(member);
     until(&mut cluster, "it is back", |c| c.core(member).is_some());
     pass(&mut cluster, REPLACE_AFTER_MS);
