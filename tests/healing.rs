@@ -1,6 +1,10 @@
 //! A voter that is gone for good is replaced by a standby, without anyone's help.
 
-use crate::harness::{Cluster, eventually, get, put, request};
+use crate::harness::{
+    Cluster, eventually, get, json,
+    load::{Load, addresses, progress},
+    put, request,
+};
 
 /// Silence after which the tests give a voter up.
 const REPLACE_AFTER: (&str, &str) = ("REPLACE_AFTER", "2s");
@@ -137,4 +141,44 @@ fn a_leader_that_was_paused_for_longer_replaces_nobody_when_it_goes_on() {
         assert_eq!(role(&cluster, first, voter).expect("a status"), "voter", "node {voter} kept its seat");
     }
     cluster.wait_same_hash(&[first, second, standby]);
+}
+
+/// Waits until all nodes see `count` voters, and nobody on the way to be one.
+fn wait_voters(cluster: &Cluster, count: usize) {
+    eventually("the voters follow the replication factor", || {
+        for node in &cluster.nodes {
+            let status = node.status()?;
+            let members = status["members"].as_array().ok_or("no members")?;
+            let of = |role: &str| members.iter().filter(|m| m["role"] == role).count();
+            if (of("voter"), of("learner")) != (count, 0) {
+                return Err(format!("{} sees {status}", node.name));
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_replication_factor_goes_up_and_down_under_load() {
+    let mut cluster = Cluster::start(5);
+    let load = Load::start(&addresses(&cluster), 4, 64);
+    for factor in [5, 3, 1, 3, 5, 3] {
+        let address = cluster.node(1 + factor % 5).http.clone();
+        let set =
+            request(&address, &json("PUT", "/api/cluster/replication-factor", &serde_json::json!({"value": factor})))
+                .expect("an answer");
+        assert_eq!(set.status, 200, "{set:?}");
+        wait_voters(&cluster, factor);
+        progress(&cluster, 1, 30);
+    }
+    let acknowledged = load.check(&cluster.node(2).http.clone());
+    assert!(acknowledged > 150, "the load ran: {acknowledged}");
+    cluster.wait_holders_agree(3);
+    for bad in [0, 100] {
+        let set = json("PUT", "/api/cluster/replication-factor", &serde_json::json!({"value": bad}));
+        let refused = request(&cluster.node(1).http, &set).expect("an answer");
+        assert_eq!((refused.status, refused.problem()), (400, "invalid_argument".into()));
+        assert!(refused.text().contains("1..=") || refused.text().contains("1 to"), "the range is named: {refused:?}");
+    }
+    wait_voters(&cluster, 3);
 }

@@ -66,3 +66,13 @@ fn five_nodes() {
 fn seven_nodes() {
     life_of_a_cluster(7);
 }
+
+/// Ten nodes of an unoptimised build take a while beside all the other tests.
+#[test]
+fn ten_nodes_in_the_long_run() {
+    if std::env::var_os("HEXKV_LONG_TESTS").is_none() {
+        println!("skipped: HEXKV_LONG_TESTS is not set");
+        return;
+    }
+    life_of_a_cluster(10);
+}

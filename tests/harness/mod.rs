@@ -2,6 +2,7 @@
 //! lines are printed.
 
 mod http;
+pub mod load;
 pub mod local;
 mod ports;
 mod sse;
