@@ -9,6 +9,7 @@
 //! | [`txn`] | transactions: several operations at one revision |
 //! | [`export`] | all records of a range at one revision, and the file that holds them |
 //! | [`import`] | such a file's records back into a cluster |
+//! | [`backup`] | the whole store in a file: saved from a serving node, checked without one |
 //! | [`coordination`] | locks, elections, the registry |
 //! | [`watch`] | what changes, as it happens |
 //! | [`cluster`] | members, leadership, health |
@@ -32,6 +33,7 @@
 //! ```
 
 pub mod api;
+pub mod backup;
 pub mod client;
 pub mod cluster;
 pub mod coordination;

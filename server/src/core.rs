@@ -20,7 +20,7 @@ use openraft::{
     metrics::RaftServerMetrics,
 };
 use parking_lot::RwLock;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -34,6 +34,9 @@ use crate::{
 /// openraft over our types.
 pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
+/// Most snapshots that are saved from a node at a time; further ones are refused. Each takes the disk of a snapshot while it is
+/// read.
+pub const SAVES_MAX: usize = 2;
 /// How often it is looked at whether a snapshot is due.
 const SNAPSHOT_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Most entries in one append to a follower; bytes are bounded by the log reader.
@@ -73,6 +76,8 @@ pub struct Core {
     environment: Environment,
     /// When this life of the core began.
     began: Instant,
+    /// Snapshots that are being saved.
+    pub saves: Arc<Semaphore>,
     /// What the reconciler sees, waits for and did; of worth on the leader only.
     pub explanation: RwLock<Explanation>,
     /// Until then a lease may run that this node granted in its last run and does not remember.
@@ -158,6 +163,7 @@ impl Core {
             tasks,
             environment,
             began: Instant::now(),
+            saves: Arc::new(Semaphore::new(SAVES_MAX)),
             explanation: RwLock::default(),
             votes_from,
         });

@@ -125,6 +125,7 @@ impl From<StoreError> for Error {
             | StoreError::FormatVersion { .. }
             | StoreError::Locked { .. }
             | StoreError::Foreign { .. }
+            | StoreError::NotEmpty { .. }
             | StoreError::Decode { .. }
             | StoreError::Engine(_)
             | StoreError::Unrecoverable { .. } => {

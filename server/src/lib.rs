@@ -15,6 +15,7 @@
 //! | [`coordination`] | locks, elections, the registry |
 //! | [`compaction`] | how much history is kept |
 //! | [`service`] | what other nodes may ask |
+//! | [`offline`] | data directories from a backup, or from what survived |
 //! | [`routes`], [`http_server`], [`write_deadline`] | the HTTP API |
 //! | [`discovery`], [`naming`] | names to addresses |
 //! | [`status`], [`error`], [`logging`], [`join_log`] | what is told |
@@ -37,6 +38,7 @@ pub mod membership;
 pub mod monitor;
 pub mod naming;
 pub mod node;
+pub mod offline;
 pub mod proposals;
 pub mod read_rounds;
 pub mod reads;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use hexkv_server::{config, logging, run};
+use hexkv_server::{config, logging, offline, run};
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
@@ -15,7 +15,11 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 pub static malloc_conf: &[u8] = b"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
 fn main() -> ExitCode {
-    let (config, sources) = match config::Config::load(std::env::args_os(), std::env::vars_os()) {
+    let args: Vec<_> = std::env::args_os().collect();
+    if let Some(code) = offline::dispatch(&args) {
+        return code;
+    }
+    let (config, sources) = match config::Config::load(args, std::env::vars_os()) {
         Ok(loaded) => loaded,
         Err(e) => return e.report(),
     };

@@ -52,6 +52,14 @@ pub enum StoreError {
         /// What was found there.
         reason: String,
     },
+    /// A directory that was to be new holds something.
+    #[error("{path} is not empty ({holds}); choose another DATA_DIR, or move it away first; nothing was changed")]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// What was found there.
+        holds: String,
+    },
     /// Bytes do not decode.
     #[error("cannot decode {what}: {reason}")]
     Decode {

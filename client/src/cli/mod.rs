@@ -14,6 +14,7 @@ mod lease;
 mod local_cluster;
 mod output;
 mod registry;
+mod snapshot;
 mod txn;
 mod watch;
 
@@ -113,6 +114,9 @@ enum Verb {
     Export(export::Arguments),
     /// Puts an export's records back
     Import(import::Arguments),
+    /// Saves the whole store to a file, and checks such files
+    #[command(subcommand, after_help = snapshot::AFTER_HELP)]
+    Snapshot(snapshot::Verb),
     /// Grants leases, keeps them alive and ends them: a key put with one goes when it ends
     #[command(subcommand, after_help = lease::AFTER_HELP)]
     Lease(lease::Verb),
@@ -145,6 +149,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Verb::Txn(arguments) => txn::run(&global, arguments).await,
         Verb::Export(arguments) => export::run(&global, arguments).await,
         Verb::Import(arguments) => import::run(&global, arguments).await,
+        Verb::Snapshot(verb) => snapshot::run(&global, verb).await,
         Verb::Lease(verb) => lease::run(&global, verb).await,
         Verb::Lock(arguments) => hold::lock(&global, arguments).await,
         Verb::Elect(arguments) => hold::elect(&global, arguments).await,

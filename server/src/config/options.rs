@@ -172,6 +172,7 @@ pub fn command() -> Command {
     Command::new("server")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A hexkv node. Options: flags win over the environment, that over the TOML file, that over defaults.")
+        .after_help("Without a node running:\n  server restore FILE        begins a new cluster with a backup (server restore --help)\n  server recover --from DIR  begins one with what survived of a cluster without quorum (server recover --help)")
         .arg(
             Arg::new(CONFIG_FLAG)
                 .long(CONFIG_FLAG)

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use hexkv_store::{command, dedupe, member::MEMBERS_MAX};
 
-use crate::{http_server, node, watch};
+use crate::{core, http_server, node, watch};
 
 use super::{
     layers::Source,
@@ -43,6 +43,7 @@ pub const FIXED_LIMITS: &[(&str, u64, &str)] = &[
         http_server::ANSWER_TAKEN_TIMEOUT.as_millis() as u64,
         "ms in which a client takes none of its answer",
     ),
+    ("saves_max", core::SAVES_MAX as u64, "snapshots saved at a time, beyond which 429"),
     ("bodies_bytes_max", node::BODIES_BYTES_MAX as u64, "bytes of bodies being received, beyond which 429"),
     ("answers_bytes_max", node::ANSWERS_BYTES_MAX as u64, "bytes of large answers being sent, beyond which 429"),
     ("scans_max", node::SCANS_MAX as u64, "listings being read at a time"),

@@ -30,6 +30,7 @@ mod openapi;
 pub(crate) mod record;
 mod registry;
 mod request;
+mod snapshot;
 mod txn;
 mod watch;
 
@@ -62,6 +63,7 @@ fn routes() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(cluster::transfer_leader))
         .routes(routes!(cluster::replication_factor))
         .routes(routes!(cluster::hash))
+        .routes(routes!(snapshot::save))
         .routes(routes!(health::health))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))

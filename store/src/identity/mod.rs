@@ -8,9 +8,11 @@
 //! | `peers` | the member list that was last known, for a start without state |
 //! | `promise` | what a node without a cluster promised others that want to found one |
 //! | `aside-N-REASON/` | what an earlier life left |
+//! | `making` | there while a restore or a recovery fills the directory |
 //!
 //! Each file is written whole under a temporary name, synced, renamed, and its directory synced.
 
+mod making;
 mod small_file;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use self::making::{NewDataDir, Resting};
 use self::small_file::SmallFile;
 use crate::{
     NodeId, StoreError, entropy,
@@ -115,13 +118,9 @@ impl DataDir {
         if !known {
             refuse_foreign(&fs, path)?;
         }
-        let lock = match fs.lock(&path.join(LOCK), &std::process::id().to_string()).map_err(at)? {
-            LockOutcome::Held(lock) => lock,
-            LockOutcome::Busy { holder } => {
-                let holder = if holder.trim().is_empty() { String::new() } else { format!(" (pid {})", holder.trim()) };
-                return Err(StoreError::Locked { path: path.to_path_buf(), holder });
-            }
-        };
+        let lock = lock(&fs, path)?;
+        // Whoever made the directory was done, and killed before it had tidied up.
+        making::finish_off(&fs, path, known)?;
         let fresh = || Identity {
             node_id: fresh_node_id(),
             incarnation: 0,
@@ -309,8 +308,23 @@ fn names(fs: &SharedFs, path: &Path) -> Result<Vec<String>, StoreError> {
     Ok(listed.iter().filter_map(|p| p.file_name()).map(|n| n.to_string_lossy().into_owned()).collect())
 }
 
+fn lock(fs: &SharedFs, path: &Path) -> Result<Box<dyn FileLock>, StoreError> {
+    let at = |e| StoreError::io(format!("lock {}; check its permissions", path.display()), e);
+    match fs.lock(&path.join(LOCK), &std::process::id().to_string()).map_err(at)? {
+        LockOutcome::Held(lock) => Ok(lock),
+        LockOutcome::Busy { holder } => Err(locked(path, &holder)),
+    }
+}
+
+fn locked(path: &Path, holder: &str) -> StoreError {
+    let holder = holder.trim();
+    let holder = if holder.is_empty() { String::new() } else { format!(" (pid {holder})") };
+    StoreError::Locked { path: path.to_path_buf(), holder }
+}
+
 /// A directory without an identity may hold what a crash before the first one left, and nothing else.
 fn refuse_foreign(fs: &SharedFs, path: &Path) -> Result<(), StoreError> {
+    making::refuse_unfinished(fs, path)?;
     let ours = [LOCK.to_string(), IDENTITY.temporary()];
     match names(fs, path)?.into_iter().find(|n| !ours.contains(n)) {
         None => Ok(()),

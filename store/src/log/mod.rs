@@ -38,7 +38,7 @@ mod writer;
 
 use std::{io, path::Path, sync::Arc, thread};
 
-use openraft::LogIdOptionExt;
+use openraft::{LogIdOptionExt, storage::RaftLogStorage as _};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
@@ -49,7 +49,7 @@ use self::{
     writer::{Operation, SEAL_BYTES, Writer, closed_error},
 };
 use crate::{
-    StoreError,
+    NodeId, StoreError,
     driver::Driver,
     fs::SharedFs,
     raft_types::{Entry, LogId, Vote},
@@ -164,6 +164,23 @@ impl LogStore {
     /// The vote that is on disk.
     pub fn vote(&self) -> Option<Vote> {
         self.shared.view.lock().head.vote
+    }
+
+    /// The last entry, and the last one that this node knew to be committed.
+    pub fn ends(&self) -> (Option<LogId>, Option<LogId>) {
+        let view = self.shared.view.lock();
+        (view.head.last, view.head.committed)
+    }
+
+    /// Lets an empty log go on after `last` in a new cluster: `node_id` has voted for itself in a later term than that of
+    /// any entry, so that no term comes twice.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub async fn begin_after(&mut self, last: LogId, node_id: NodeId) -> io::Result<()> {
+        let mut leader_id = last.leader_id;
+        (leader_id.term, leader_id.node_id) = (leader_id.term + 1, node_id);
+        self.save_vote(&Vote { leader_id, committed: false }).await
     }
 
     /// What the log holds, and what it did since it was opened.

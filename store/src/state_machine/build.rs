@@ -1,6 +1,6 @@
 //! Builds a snapshot while the state moves: nobody waits for it, and it takes constant memory.
 
-use std::{io, ops::ControlFlow, sync::Arc};
+use std::{io, ops::ControlFlow, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use openraft::storage::RaftSnapshotBuilder;
@@ -38,7 +38,7 @@ impl SnapshotBuilder {
     async fn build(&self) -> Result<(SnapshotFile, Footer), StoreError> {
         let shared = &self.shared;
         let next_index = shared.live.read().meta.next_index();
-        let scanned = shared.run_blocking(scan).await?;
+        let scanned = shared.run_blocking(|shared| scan(shared, &shared.snapshots_dir)).await?;
         if let Some(scanned) = scanned {
             shared.wait_persisted(next_index).await?;
             if let Some(file) = shared.run_blocking(move |shared| finish(shared, scanned)).await? {
@@ -52,18 +52,19 @@ impl SnapshotBuilder {
 
 /// A snapshot with all keys in it.
 pub(super) struct Scanned {
-    generation: Arc<Generation>,
+    pub(super) generation: Arc<Generation>,
     start_revision: u64,
-    writer: SnapshotWriter,
+    pub(super) writer: SnapshotWriter,
 }
 
-/// Writes the records of all keys, as a scan of the moving engine finds them. None when the generation was replaced.
-pub(super) fn scan(shared: &Shared) -> Result<Option<Scanned>, StoreError> {
+/// Writes the records of all keys into a new file in `dir`, as a scan of the moving engine finds them. None when the
+/// generation was replaced.
+pub(super) fn scan(shared: &Shared, dir: &Path) -> Result<Option<Scanned>, StoreError> {
     let (generation, start_revision) = {
         let persisted = shared.persisted.lock();
         (shared.live.read().generation.clone(), persisted.revision)
     };
-    let mut writer = SnapshotWriter::create(&shared.fs, &shared.snapshots_dir)?;
+    let mut writer = SnapshotWriter::create(&shared.fs, dir)?;
     let mut span = Span::new(&KeyRange::default(), false);
     loop {
         if shared.live.read().generation.number != generation.number {

@@ -10,6 +10,8 @@
 //! | `state`, `page` | [`State`]: reads, of the newest revision and of past ones |
 //! | `feed` | the stream of changes, for watches |
 //! | `build`, `install` | snapshots out and in |
+//! | `save` | snapshots for backups, beside those that the log relies on |
+//! | `found` | the state as the beginning of another cluster |
 //! | `generation`, `recovery`, `load` | copies of the state on disk, and what is found of them at start |
 //! | `dedupe` | the outcomes that are kept for changes sent again |
 //! | `meta`, `hash`, `keys` | what the engine holds beside the keys, and how it is checked |
@@ -24,6 +26,7 @@ mod dedupe;
 mod directory;
 mod evaluate;
 mod feed;
+mod found;
 mod generation;
 mod hash;
 mod install;
@@ -38,6 +41,7 @@ mod page;
 mod persist;
 mod raft;
 mod recovery;
+mod save;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -58,6 +62,7 @@ use tokio::sync::{Notify, watch};
 pub use build::SnapshotBuilder;
 pub use directory::REPLICATION_FACTOR_DEFAULT;
 pub use evaluate::TXN_ANSWER_BYTES_MAX;
+pub use found::Founder;
 pub use feed::{Changes, FEED_BYTES_MAX, FEED_RECORDS_MAX, RECENT_BYTES_MAX, RECENT_RECORDS_MAX};
 pub use hash::{HASH_CHECKPOINT_ENTRIES, HASH_CHECKPOINTS_MAX};
 pub use overlay::{OVERLAY_BYTES_MAX, OVERLAY_ENTRIES_MAX};
@@ -78,6 +83,8 @@ use crate::{
 };
 
 const SNAPSHOTS: &str = "snapshots";
+/// Where snapshots for backups lie while they are read.
+const SAVES: &str = "saves";
 /// Default bound of the pages that sled keeps in memory, in bytes.
 pub const ENGINE_CACHE_BYTES_DEFAULT: u64 = 1024 * 1024 * 1024;
 
@@ -134,6 +141,7 @@ struct Shared {
     persisted: Mutex<Meta>,
     snapshots: Mutex<SnapshotDir>,
     snapshots_dir: PathBuf,
+    saves_dir: PathBuf,
     snapshot: RwLock<Option<(SnapshotFile, Footer)>>,
     /// Cloned by whoever needs history below the compacted revision.
     history_hold: Arc<()>,
@@ -178,6 +186,8 @@ impl StateMachine {
     pub fn open(fs: SharedFs, data_dir: &Path, options: StateOptions) -> Result<Self, StoreError> {
         let dirs = StateDirs::open(&fs, data_dir, options.engine)?;
         let snapshots = SnapshotDir::open(&fs, &data_dir.join(SNAPSHOTS))?;
+        let saves_dir = data_dir.join(SAVES);
+        save::clear(&fs, &saves_dir)?;
         // The names of both directories: what is durable in them is lost without.
         fs.sync_dir(data_dir).map_err(|e| StoreError::io(format!("sync {}", data_dir.display()), e))?;
         let live = recovery::recover(&dirs, &snapshots, &options)?;
@@ -189,6 +199,7 @@ impl StateMachine {
             history_limits: options.history,
             snapshot: RwLock::new(snapshots.current()),
             snapshots_dir: snapshots.path().to_path_buf(),
+            saves_dir,
             snapshots: Mutex::new(snapshots),
             history_hold: Arc::new(()),
             history_due: AtomicBool::new(live.generation.history.first_revision() <= meta.compacted_revision),
@@ -269,6 +280,7 @@ impl Shared {
             | StoreError::FormatVersion { .. }
             | StoreError::Locked { .. }
             | StoreError::Foreign { .. }
+            | StoreError::NotEmpty { .. }
             | StoreError::Unrecoverable { .. }
             | StoreError::Compacted { .. }
             | StoreError::FutureRevision { .. } => false,

@@ -43,7 +43,7 @@ impl StateMachine {
         Ok(())
     }
 
-    async fn apply_all<S>(&mut self, entries: &mut S) -> Result<(), io::Error>
+    pub(super) async fn apply_all<S>(&mut self, entries: &mut S) -> Result<(), io::Error>
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {

@@ -159,7 +159,7 @@ async fn a_build_that_an_install_overtakes_answers_the_installed_one() {
     let mut other = Fixture::open(other_dir.path(), SLED);
     other.run(&put("b", "2"));
     let shared = other.machine.shared.clone();
-    let scanned = build::scan(&shared).unwrap().unwrap();
+    let scanned = build::scan(&shared, &shared.snapshots_dir).unwrap().unwrap();
     let received = transfer(&file, other_dir.path());
     other.machine.install_snapshot(&footer.meta, received).await.unwrap();
     assert!(build::finish(&shared, scanned).unwrap().is_none());
@@ -181,7 +181,7 @@ async fn history_stays_while_a_snapshot_needs_it() {
     fill(&mut fixture, 2);
     let builder = fixture.machine.get_snapshot_builder().await;
     let shared = fixture.machine.shared.clone();
-    let scanned = build::scan(&shared).unwrap().unwrap();
+    let scanned = build::scan(&shared, &shared.snapshots_dir).unwrap().unwrap();
     fill(&mut fixture, 30);
     fixture.run(&Command::Compact(31));
     fixture.persist_all();

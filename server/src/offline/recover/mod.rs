@@ -1,0 +1,167 @@
+//! `server recover --from DIR`: the data directory of a new cluster, from what a cluster without quorum left.
+//!
+//! The directories that are given are read and never written: the recovery can be repeated.
+
+mod report;
+mod survivor;
+
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use hexkv_store::identity::NewDataDir;
+
+use self::survivor::{Examined, Survivor};
+use super::{OfflineError, block_on, bump_of, finish, found, founder, real_fs, subcommand};
+use crate::config::Config;
+
+/// The subcommand.
+pub const NAME: &str = "recover";
+
+const FROM: &str = "from";
+const CONFIRM: &str = "confirm";
+
+const EXAMPLES: &str = "\
+For a cluster that lost more voters for good than it can do without. Stop every node of it that still runs, give all data
+directories that are left, and a new data directory for this node. What only the lost voters had is gone.
+
+Examples:
+  server recover --from ./data/hex_hub2 --node-name hex_hub2@127.0.0.1 --data-dir ./data/recovered
+  server recover --from /old/hub2 --from /old/hub5 --data-dir /var/lib/hexkv
+  server recover --from /old/hub2 --data-dir /var/lib/hexkv --confirm hex_hub2@10.0.0.2";
+
+/// Its arguments.
+pub fn command() -> Command {
+    subcommand(NAME, "Begins a new cluster with the best of what survived an old one", EXAMPLES)
+        .arg(
+            Arg::new(FROM)
+                .long(FROM)
+                .value_name("DIR")
+                .required(true)
+                .action(ArgAction::Append)
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("A data directory that survived; may be given several times"),
+        )
+        .arg(Arg::new(CONFIRM).long(CONFIRM).value_name("TEXT").help(
+            "For scripts: what would be typed to confirm, the old cluster's id or the name of the node that is best",
+        ))
+}
+
+/// Recovers.
+///
+/// # Errors
+/// [`OfflineError`]; no server starts on the new directory then, and the old ones are as they were.
+pub fn run(config: &Config, matches: &ArgMatches) -> Result<(), OfflineError> {
+    let dirs: Vec<PathBuf> = matches.get_many::<PathBuf>(FROM).expect("clap demands it").cloned().collect();
+    refuse_overlap(&config.data_dir, &dirs)?;
+    let survivors = survivor::open_all(&dirs)?;
+    block_on(async {
+        let new = NewDataDir::begin(real_fs(), &config.data_dir)?;
+        let founder = founder(config, bump_of(matches));
+        let made = async {
+            let best = best_of(&new, config, survivors).await?;
+            confirm(&best, matches.get_one::<String>(CONFIRM).map(String::as_str))?;
+            let footer = found(&new, config, &best.examined.opened.state, &founder).await?;
+            best.examined.opened.close().await?;
+            Ok(footer)
+        };
+        match made.await {
+            Ok(footer) => finish(new, config, &founder, &footer),
+            Err(error) => {
+                new.abandon()?;
+                Err(error)
+            }
+        }
+    })
+}
+
+/// The directory to make is none of those to read, and none inside of them.
+fn refuse_overlap(data_dir: &Path, dirs: &[PathBuf]) -> Result<(), OfflineError> {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| std::path::absolute(path).unwrap_or(path.into()));
+    let target = real(data_dir);
+    for (at, dir) in dirs.iter().enumerate() {
+        let source = real(dir);
+        if target == source {
+            let (shown, aside) = (dir.display(), format!("{}.before-recovery", dir.display()));
+            return Err(OfflineError::Refused(format!(
+                "{shown} is the data directory that is to be made, and is only read; nothing was changed. Give another --data-dir, or \
+                 first `mv {shown} {aside}`, and then --from {aside}"
+            )));
+        }
+        if target.starts_with(&source) || source.starts_with(&target) {
+            let why = "one lies within the other; nothing was changed. Give a --data-dir elsewhere";
+            return Err(OfflineError::Refused(format!("{} and {}: {why}", target.display(), source.display())));
+        }
+        if dirs[..at].iter().any(|other| real(other) == source) {
+            return Err(OfflineError::Refused(format!("{} is given twice; nothing was changed", dir.display())));
+        }
+    }
+    Ok(())
+}
+
+/// The survivor that the new cluster begins with.
+struct Best {
+    /// All that were given are locked until the end.
+    _survivors: Vec<Survivor>,
+    name: String,
+    cluster_id: u64,
+    examined: Examined,
+}
+
+/// Examines all survivors, prints how they rank, and keeps the best open.
+async fn best_of(new: &NewDataDir, config: &Config, survivors: Vec<Survivor>) -> Result<Best, OfflineError> {
+    let mut rows = Vec::new();
+    let mut best: Option<(usize, Examined)> = None;
+    for (at, survivor) in survivors.iter().enumerate() {
+        let work = new.work()?.join(at.to_string());
+        let examined = match survivor.examine(config, &work).await {
+            Ok(examined) => examined,
+            Err(why) => {
+                rows.push(report::Row::useless(survivor, why));
+                continue;
+            }
+        };
+        rows.push(report::Row::of(survivor, &examined));
+        if best.as_ref().is_none_or(|(_, so_far)| examined.rank() > so_far.rank()) {
+            best = Some((at, examined));
+        } else {
+            examined.opened.close().await?;
+        }
+    }
+    rows.sort_by(|a, b| b.rank.cmp(&a.rank));
+    report::print(&rows);
+    let Some((at, examined)) = best else {
+        return Err(OfflineError::Refused(
+            "none of these directories can be used; nothing was changed. Look for others, or for a backup (`server restore`)".into(),
+        ));
+    };
+    let identity = survivors[at].identity().expect("what was examined has an identity");
+    let (name, cluster_id) = (identity.name.clone(), identity.cluster_id.expect("what was examined has a cluster"));
+    let readable: Vec<u64> = rows.iter().filter(|row| row.rank.is_some()).filter_map(|row| row.node_id).collect();
+    report::print_loss(&name, cluster_id, &examined, &readable);
+    Ok(Best { _survivors: survivors, name, cluster_id, examined })
+}
+
+/// Goes on only when somebody typed what cannot be typed by accident.
+fn confirm(best: &Best, given: Option<&str>) -> Result<(), OfflineError> {
+    let id = format!("{:016x}", best.cluster_id);
+    let fits = |text: &str| text == id || text == best.name;
+    let wanted = format!("{id} or {}", best.name);
+    let unconfirmed = |why: String| Err(OfflineError::Unconfirmed(format!("{why}; nothing was changed")));
+    if let Some(text) = given {
+        return if fits(text) { Ok(()) } else { unconfirmed(format!("--confirm {text:?} is not {wanted}")) };
+    }
+    if !io::stdin().is_terminal() {
+        return unconfirmed(format!("there is no terminal to confirm on; a script says --confirm {wanted}"));
+    }
+    print!("To begin a new cluster with this, type {wanted}: ");
+    let mut typed = String::new();
+    let read = io::stdout().flush().and_then(|()| io::stdin().lock().read_line(&mut typed));
+    match read {
+        Ok(_) if fits(typed.trim()) => Ok(()),
+        Ok(_) => unconfirmed(format!("{:?} is not {wanted}", typed.trim())),
+        Err(e) => unconfirmed(format!("the terminal cannot be read: {e}")),
+    }
+}

@@ -1,0 +1,113 @@
+//! `server restore FILE`: the data directory of a new cluster, from a backup.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use hexkv_client::backup::{self, BackupError, Checked};
+use hexkv_store::{
+    StoreError,
+    identity::NewDataDir,
+    snapshot::{Footer, SnapshotDir, SnapshotReader},
+};
+
+use super::{OfflineError, Opened, block_on, bump_of, finish, found, founder, real_fs, subcommand};
+use crate::config::Config;
+
+/// The subcommand.
+pub const NAME: &str = "restore";
+
+const FILE: &str = "backup_file";
+const CHECK: &str = "check";
+
+const EXAMPLES: &str = "\
+The file is what `client snapshot save` wrote. The data directory must be empty. The new cluster has a new id and this node as its
+only member; members of the old cluster are refused. Leases begin again with their whole time.
+
+Examples:
+  server restore hexkv.backup
+  server restore hexkv.backup --node-name hex_hub1@10.0.0.1 --data-dir /var/lib/hexkv
+  server restore --check hexkv.backup --data-dir /tmp/drill";
+
+/// Its arguments.
+pub fn command() -> Command {
+    subcommand(NAME, "Begins a new cluster with a backup", EXAMPLES)
+        .arg(Arg::new(FILE).value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)).help("The backup"))
+        .arg(
+            Arg::new(CHECK)
+                .long("check")
+                .action(ArgAction::SetTrue)
+                .help("Only see whether it would work: load the backup, compare its state hash, and leave nothing behind"),
+        )
+}
+
+/// Restores, or checks.
+///
+/// # Errors
+/// [`OfflineError`]; no server starts on the directory then.
+pub fn run(config: &Config, matches: &ArgMatches) -> Result<(), OfflineError> {
+    let file = matches.get_one::<PathBuf>(FILE).expect("clap demands it");
+    let broken = |source| OfflineError::Backup { path: file.display().to_string(), source };
+    let checked = backup::check(file).map_err(broken)?;
+    let only_check = matches.get_flag(CHECK);
+    block_on(async {
+        let new = NewDataDir::begin(real_fs(), &config.data_dir)?;
+        let founder = founder(config, bump_of(matches));
+        let made = async {
+            let opened = load(&new, config, file, &checked).await?;
+            let footer = found(&new, config, &opened.state, &founder).await?;
+            opened.close().await?;
+            Ok(footer)
+        };
+        let footer: Footer = match made.await {
+            Ok(footer) => footer,
+            Err(error) => {
+                new.abandon()?;
+                return Err(error);
+            }
+        };
+        let header = &checked.header;
+        println!(
+            "{}: revision {} of cluster {}, {} keys, state hash {}: whole, and loads to that state hash",
+            file.display(),
+            header.revision,
+            header.cluster_id,
+            header.keys,
+            header.state_hash
+        );
+        if only_check {
+            return Ok(new.abandon()?);
+        }
+        finish(new, config, &founder, &footer)
+    })
+}
+
+/// Loads the snapshot of `file` into the work directory of `new`. That recomputes the state hash.
+async fn load(new: &NewDataDir, config: &Config, file: &Path, checked: &Checked) -> Result<Opened, OfflineError> {
+    let broken = |why: String| OfflineError::Backup { path: file.display().to_string(), source: BackupError::Altered(why) };
+    let work = new.work()?;
+    let extracted = work.join("extracted");
+    extract(file, checked, &extracted)
+        .map_err(|e| StoreError::io(format!("copy the snapshot in {} to {}", file.display(), extracted.display()), e))?;
+    let reader = SnapshotReader::open_path(&real_fs(), &extracted)?;
+    let (footer, header) = (reader.footer(), &checked.header);
+    if footer.revision != header.revision || format!("{:032x}", footer.state_hash) != header.state_hash {
+        return Err(broken(format!("its header says revision {}, its snapshot {}", header.revision, footer.revision)));
+    }
+    SnapshotDir::open(&real_fs(), &work.join("snapshots"))?.adopt(reader.file())?;
+    Ok(Opened::open(config, &work, None)?)
+}
+
+fn extract(file: &Path, checked: &Checked, to: &Path) -> io::Result<()> {
+    let mut from = File::open(file)?;
+    from.seek(SeekFrom::Start(checked.snapshot_offset))?;
+    let mut to = fs::File::create_new(to)?;
+    let copied = io::copy(&mut from.take(checked.header.snapshot_bytes), &mut to)?;
+    if copied != checked.header.snapshot_bytes {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter meanwhile"));
+    }
+    to.sync_all()
+}

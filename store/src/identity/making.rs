@@ -1,0 +1,169 @@
+//! Data directories that are made by a restore or a recovery, and those that are only read.
+
+use std::{fs as os_fs, io, path::Path, path::PathBuf};
+
+use super::{FileLock, IDENTITY, Identity, LOCK, PEERS, Stored, create_durably, lock, locked, names};
+use crate::{StoreError, fs::SharedFs, member::Member};
+
+/// There as long as the directory is not complete.
+const MAKING: &str = "making";
+/// What the making needs and nobody keeps.
+const WORK: &str = "making-work";
+/// What a directory that is being made may hold, besides its lock.
+const PARTS: [&str; 7] = [MAKING, WORK, "snapshots", "wal", "peers", "peers.new", "identity.new"];
+
+/// A data directory that is being made. No node starts on it before [`NewDataDir::finish`]; what a killed process leaves
+/// of it is removed by the next attempt.
+///
+/// Invariant: `making` is there, durably, before anything else but the lock, and as long as there is no identity.
+#[derive(Debug)]
+pub struct NewDataDir {
+    fs: SharedFs,
+    path: PathBuf,
+    _lock: Box<dyn FileLock>,
+}
+
+impl NewDataDir {
+    /// Begins to make `path`, which must not exist, be empty, or hold what an earlier attempt left.
+    ///
+    /// # Errors
+    /// [`StoreError::NotEmpty`], [`StoreError::Locked`], [`StoreError::Io`].
+    pub fn begin(fs: SharedFs, path: &Path) -> Result<Self, StoreError> {
+        if fs.exists(path) {
+            refuse_used(&fs, path)?;
+        }
+        let at = |e| StoreError::io(format!("make data directory {}; check DATA_DIR", path.display()), e);
+        create_durably(&fs, path).map_err(at)?;
+        let lock = lock(&fs, path)?;
+        // Somebody else may have been faster.
+        refuse_used(&fs, path)?;
+        let this = Self { fs, path: path.to_path_buf(), _lock: lock };
+        this.remove_parts().map_err(at)?;
+        this.fs.create_new(&path.join(MAKING)).map_err(at)?;
+        this.fs.sync_dir(path).map_err(at)?;
+        Ok(this)
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Room for what is not kept, created where it is missing.
+    pub fn work(&self) -> Result<PathBuf, StoreError> {
+        let work = self.path.join(WORK);
+        self.fs.create_dir_all(&work).map_err(|e| StoreError::io(format!("create {}", work.display()), e))?;
+        Ok(work)
+    }
+
+    /// Makes it the data directory of `identity`, which knows `peers`, in one step.
+    pub fn finish(self, identity: &Identity, peers: &[Member]) -> Result<(), StoreError> {
+        let at = |e| StoreError::io(format!("finish data directory {}", self.path.display()), e);
+        remove_tree(&self.path.join(WORK)).map_err(at)?;
+        PEERS.write(&self.fs, &self.path, &peers)?;
+        self.fs.sync_dir(&self.path).map_err(at)?;
+        IDENTITY.write(&self.fs, &self.path, &Stored { identity: identity.clone(), change: None })?;
+        self.fs.remove_file(&self.path.join(MAKING)).map_err(at)?;
+        self.fs.sync_dir(&self.path).map_err(at)
+    }
+
+    /// Removes all that was made; an empty directory stays.
+    pub fn abandon(self) -> Result<(), StoreError> {
+        let at = |e| StoreError::io(format!("empty {}", self.path.display()), e);
+        self.remove_parts().map_err(at)?;
+        self.fs.remove_file(&self.path.join(LOCK)).map_err(at)?;
+        self.fs.sync_dir(&self.path).map_err(at)
+    }
+
+    /// The marker goes last.
+    fn remove_parts(&self) -> io::Result<()> {
+        for part in PARTS.iter().rev() {
+            remove_tree(&self.path.join(part))?;
+        }
+        self.fs.sync_dir(&self.path)
+    }
+}
+
+/// Removes a file, or a directory with all that is in it, where there is one.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    let removed = if path.is_dir() { os_fs::remove_dir_all(path) } else { os_fs::remove_file(path) };
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn refuse_used(fs: &SharedFs, path: &Path) -> Result<(), StoreError> {
+    let refused = |holds: String| Err(StoreError::NotEmpty { path: path.to_path_buf(), holds });
+    let names = names(fs, path)?;
+    if names.iter().any(|n| n == IDENTITY.name) {
+        return refused("it is the data directory of a node".into());
+    }
+    let begun = names.iter().any(|n| n == MAKING);
+    let ours = |name: &&String| *name == LOCK || (begun && PARTS.contains(&name.as_str()));
+    match names.iter().find(|name| !ours(name)) {
+        None => Ok(()),
+        Some(other) => refused(format!("it holds {other}")),
+    }
+}
+
+/// Refuses a directory whose making was broken off.
+pub(super) fn refuse_unfinished(fs: &SharedFs, path: &Path) -> Result<(), StoreError> {
+    if !fs.exists(&path.join(MAKING)) {
+        return Ok(());
+    }
+    let reason = "a restore or recovery into it was broken off; run that again, or empty it".to_string();
+    Err(StoreError::Foreign { path: path.to_path_buf(), reason })
+}
+
+/// Removes the marker of a directory that is complete.
+pub(super) fn finish_off(fs: &SharedFs, path: &Path, complete: bool) -> Result<(), StoreError> {
+    let marker = path.join(MAKING);
+    if !complete || !fs.exists(&marker) {
+        return Ok(());
+    }
+    fs.remove_file(&marker).map_err(|e| StoreError::io(format!("remove {}", marker.display()), e))
+}
+
+/// The data directory of a node that does not run, and cannot be started while this is held. Only read.
+#[derive(Debug)]
+pub struct Resting {
+    /// Whom it belongs to.
+    pub identity: Identity,
+    /// A change of clusters was under way when its node stopped.
+    pub unsettled: bool,
+    _lock: os_fs::File,
+}
+
+impl Resting {
+    /// Locks the data directory at `path`, and reads whom it belongs to.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when its node runs; [`StoreError::Foreign`] for what is no data directory;
+    /// [`StoreError::FormatVersion`], [`StoreError::Corrupt`], [`StoreError::Decode`] of its identity; [`StoreError::Io`].
+    pub fn open(fs: &SharedFs, path: &Path) -> Result<Self, StoreError> {
+        let foreign =
+            |reason: &str| Err(StoreError::Foreign { path: path.to_path_buf(), reason: reason.to_string() });
+        if !path.is_dir() {
+            return foreign("there is no such directory");
+        }
+        let at = |e| StoreError::io(format!("read data directory {}", path.display()), e);
+        let lock_path = path.join(LOCK);
+        if !fs.exists(&path.join(IDENTITY.name)) || !fs.exists(&lock_path) {
+            return foreign("it holds no identity");
+        }
+        let lock = os_fs::File::open(&lock_path).map_err(at)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(os_fs::TryLockError::WouldBlock) => {
+                return Err(locked(path, &os_fs::read_to_string(&lock_path).unwrap_or_default()));
+            }
+            Err(os_fs::TryLockError::Error(e)) => return Err(at(e)),
+        }
+        let Some(Stored { identity, change }) = IDENTITY.read(fs, path)? else {
+            return foreign("it holds no identity");
+        };
+        let unsettled = change.is_some() || identity.pending_join.is_some();
+        Ok(Self { identity, unsettled, _lock: lock })
+    }
+}
