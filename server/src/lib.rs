@@ -16,6 +16,8 @@
 //! | [`compaction`] | how much history is kept |
 //! | [`service`] | what other nodes may ask |
 //! | [`routes`], [`http_server`], [`write_deadline`] | the HTTP API |
+//! | [`events`] | what happens to the cluster, for whoever follows it |
+//! | [`metrics`] | what Prometheus is told |
 //! | [`discovery`], [`naming`] | names to addresses |
 //! | [`status`], [`error`], [`logging`], [`join_log`] | what is told |
 
@@ -27,6 +29,7 @@ pub mod core;
 pub mod discovery;
 pub mod environment;
 pub mod error;
+pub mod events;
 pub mod formation;
 pub mod http_server;
 pub mod join_log;
@@ -34,6 +37,7 @@ pub mod kv;
 pub mod leases;
 pub mod logging;
 pub mod membership;
+pub mod metrics;
 pub mod monitor;
 pub mod naming;
 pub mod node;

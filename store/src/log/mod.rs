@@ -34,6 +34,7 @@ mod recovery;
 pub mod segment;
 mod shared;
 mod storage;
+mod timings;
 mod writer;
 
 use std::{io, path::Path, sync::Arc, thread};
@@ -41,6 +42,7 @@ use std::{io, path::Path, sync::Arc, thread};
 use openraft::LogIdOptionExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::timings::LogTimings;
 use self::{
     provision::{Provision, SegmentDir},
     records::entry_bytes,
@@ -164,6 +166,11 @@ impl LogStore {
     /// The vote that is on disk.
     pub fn vote(&self) -> Option<Vote> {
         self.shared.view.lock().head.vote
+    }
+
+    /// How the writer worked since the log was opened.
+    pub fn timings(&self) -> LogTimings {
+        self.shared.timings.clone()
     }
 
     /// What the log holds, and what it did since it was opened.
