@@ -9,8 +9,10 @@ mod bench;
 mod cli;
 mod coordination;
 mod crash;
+
 mod disk;
 mod diverged;
+mod events;
 mod faults;
 mod healing;
 mod idempotency;
@@ -19,6 +21,7 @@ mod lease_reads;
 mod leases;
 mod limits;
 mod membership;
+mod metrics;
 mod openapi;
 mod rolling;
 mod shell;

@@ -40,6 +40,7 @@ pub mod coordination;
 pub mod encoding;
 pub mod endpoint;
 pub mod error;
+pub mod event;
 pub mod export;
 pub mod import;
 pub mod kv;

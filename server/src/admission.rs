@@ -10,6 +10,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub struct Admission {
     count: Arc<Semaphore>,
     kib: Arc<Semaphore>,
+    count_max: usize,
+    kib_max: usize,
 }
 
 /// Room for one change; released on drop.
@@ -22,7 +24,15 @@ pub struct Admitted {
 impl Admission {
     /// At most `proposals_max` changes of together `bytes_max` bytes (counted in KiB, rounded up).
     pub fn new(proposals_max: usize, bytes_max: usize) -> Self {
-        Self { count: Arc::new(Semaphore::new(proposals_max)), kib: Arc::new(Semaphore::new(bytes_max.div_ceil(1024))) }
+        let (count_max, kib_max) = (proposals_max, bytes_max.div_ceil(1024));
+        let (count, kib) = (Arc::new(Semaphore::new(count_max)), Arc::new(Semaphore::new(kib_max)));
+        Self { count, kib, count_max, kib_max }
+    }
+
+    /// How many are in flight, and their bytes, each rounded up to KiB.
+    pub fn in_flight(&self) -> (usize, usize) {
+        let count = self.count_max - self.count.available_permits();
+        (count, (self.kib_max - self.kib.available_permits()) * 1024)
     }
 
     /// Room for a change of `bytes`, or None when there is none now.
@@ -43,10 +53,12 @@ mod tests {
         let admission = Admission::new(2, 4096);
         let a = admission.admit(1).expect("room");
         let b = admission.admit(2048).expect("room");
+        assert_eq!(admission.in_flight(), (2, 3072));
         assert!(admission.admit(1).is_none(), "two of two are in flight");
         drop(a);
         assert!(admission.admit(3000).is_none(), "3,000 bytes do not fit beside 2,048 in 4,096");
         drop(b);
+        assert_eq!(admission.in_flight(), (0, 0));
         assert!(admission.admit(4096).is_some());
     }
 }

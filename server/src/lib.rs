@@ -17,6 +17,8 @@
 //! | [`service`] | what other nodes may ask |
 //! | [`offline`] | data directories from a backup, or from what survived |
 //! | [`routes`], [`http_server`], [`write_deadline`] | the HTTP API |
+//! | [`events`] | what happens to the cluster, for whoever follows it |
+//! | [`metrics`] | what Prometheus is told |
 //! | [`discovery`], [`naming`] | names to addresses |
 //! | [`status`], [`error`], [`logging`], [`join_log`] | what is told |
 
@@ -28,6 +30,7 @@ pub mod core;
 pub mod discovery;
 pub mod environment;
 pub mod error;
+pub mod events;
 pub mod formation;
 pub mod http_server;
 pub mod join_log;
@@ -35,6 +38,7 @@ pub mod kv;
 pub mod leases;
 pub mod logging;
 pub mod membership;
+pub mod metrics;
 pub mod monitor;
 pub mod naming;
 pub mod node;

@@ -1,11 +1,7 @@
 //! Keeps this node's knowledge of the others current: whom it reached lately, who leads, what its own place is,
 //! and whether the states agree.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use hexkv_raft_net::rpc::{ClusterInfo, PeerRequest, PeerResponse, StateHash};
@@ -32,7 +28,6 @@ const LEADERLESS: Duration = Duration::from_millis(1500);
 /// Runs the monitor of `core` until it ends.
 pub async fn run(node: Arc<Node>, core: Arc<Core>) {
     let mut directory = core.state.directory_watch();
-    let mut down = BTreeSet::new();
     let mut leader_seen = Instant::now();
     let mut tick = tokio::time::interval(ASK_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -58,7 +53,6 @@ pub async fn run(node: Arc<Node>, core: Arc<Core>) {
                     leader_seen = Instant::now();
                 }
                 compare_states(&node, &core).await;
-                tell_changes(&node, &core, &mut down);
             }
             remember(&node).await;
             announce(&node, &core).await;
@@ -78,19 +72,6 @@ async fn stay_fresh(core: &Core) -> bool {
         tracing::debug!(error = %e, "this node's state could not be confirmed");
     }
     confirmed.is_ok()
-}
-
-/// Logs members that went down or came back since the last look.
-fn tell_changes(node: &Node, core: &Core, down: &mut BTreeSet<String>) {
-    for member in core.state.members().into_iter().filter(|m| m.node_id != core.id) {
-        let heard = node.network.last_contact(member.node_id);
-        let up = heard.is_some_and(|t| t.elapsed() <= node.config.heartbeat_timeout);
-        if up && down.remove(&member.name) {
-            tracing::info!(member = member.name, "member is up again");
-        } else if !up && heard.is_some() && down.insert(member.name.clone()) {
-            tracing::warn!(member = member.name, "member does not answer");
-        }
-    }
 }
 
 /// Asks all other members for their state hash: it shows that they live, and that their state is ours. And it keeps a

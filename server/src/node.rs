@@ -20,7 +20,9 @@ use crate::{
     core::{Core, CorePlace, StartError, known_leader},
     environment::Environment,
     error::Error,
+    events::Events,
     join_log::JoinLog,
+    metrics::Metrics,
     naming::Naming,
     watch::Watches,
 };
@@ -78,6 +80,10 @@ pub struct Node {
     pub joins: JoinLog,
     /// Who follows the changes.
     pub watches: Watches,
+    /// Who follows what happens to the cluster.
+    pub events: Events,
+    /// What is counted for whoever measures.
+    pub metrics: Metrics,
     /// Serializes join, leave and stop.
     pub lifecycle: tokio::sync::Mutex<()>,
     /// Ends everything that is not a core's.
@@ -122,6 +128,8 @@ impl Node {
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
             joins: JoinLog::default(),
             watches: Watches::default(),
+            events: Events::default(),
+            metrics: Metrics::default(),
             lifecycle: tokio::sync::Mutex::new(()),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),

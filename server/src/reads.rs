@@ -44,13 +44,21 @@ pub enum Basis {
 struct Lane {
     waiters: Arc<Mutex<Vec<oneshot::Sender<RoundAnswer>>>>,
     arrived: Arc<Notify>,
+    counts: Arc<Counts>,
+}
+
+/// What a lane did.
+#[derive(Default)]
+struct Counts {
+    rounds: AtomicU64,
+    reads: AtomicU64,
 }
 
 impl Lane {
     /// Starts the task that runs the rounds, until `cancel`.
     fn start(round: Round, cancel: CancellationToken, tasks: &TaskTracker) -> Self {
-        let this = Self { waiters: Arc::default(), arrived: Arc::default() };
-        let (waiters, arrived) = (this.waiters.clone(), this.arrived.clone());
+        let this = Self { waiters: Arc::default(), arrived: Arc::default(), counts: Arc::default() };
+        let (waiters, arrived, counts) = (this.waiters.clone(), this.arrived.clone(), this.counts.clone());
         tasks.spawn(async move {
             loop {
                 tokio::select! {
@@ -65,6 +73,8 @@ impl Lane {
                     answer = round() => answer,
                     () = cancel.cancelled() => break,
                 };
+                counts.rounds.fetch_add(1, Ordering::Relaxed);
+                counts.reads.fetch_add(batch.len() as u64, Ordering::Relaxed);
                 for waiter in batch {
                     // A reader that went away needs no answer.
                     let _ = waiter.send(answer.clone());
@@ -118,6 +128,15 @@ impl ReadIndex {
             Basis::Quorum => self.quorum.confirm(timeout).await,
             Basis::Lease => self.lease.confirm(timeout).await,
         }
+    }
+
+    /// Rounds on `basis` since this began, and the reads that they answered.
+    pub fn counts(&self, basis: Basis) -> (u64, u64) {
+        let counts = match basis {
+            Basis::Quorum => &self.quorum.counts,
+            Basis::Lease => &self.lease.counts,
+        };
+        (counts.rounds.load(Ordering::Relaxed), counts.reads.load(Ordering::Relaxed))
     }
 
     /// Notes that this node's state contains everything that was acknowledged before `began`.

@@ -16,6 +16,7 @@ use crate::{
     config::{Config, ConfigError},
     core::StartError,
     environment::Environment,
+    events,
     http_server, leases, monitor,
     naming::{Naming, NamingError, Presence},
     node::{Addresses, Node, wire_identity},
@@ -197,6 +198,7 @@ fn port_of(listener: &AnyListener) -> u16 {
 /// Starts what watches over each core: called by the node whenever it opened one.
 pub(crate) fn watch_over(node: &Arc<Node>, core: &Arc<crate::core::Core>) {
     core.tasks.spawn(monitor::run(node.clone(), core.clone()));
+    core.tasks.spawn(events::watch::run(node.clone(), core.clone()));
     core.tasks.spawn(reconciler::run(node.clone(), core.clone()));
     core.tasks.spawn(compaction::run(node.clone(), core.clone()));
     core.tasks.spawn(leases::run(node.clone(), core.clone()));

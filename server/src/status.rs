@@ -89,6 +89,11 @@ impl Node {
         Some(list.into_iter().map(|h| (h.node_id, h)).collect())
     }
 
+    /// Whether this node heard from member `id` within twice `HEARTBEAT_TIMEOUT`.
+    pub fn hears(&self, id: NodeId) -> bool {
+        self.network.last_contact(id).is_some_and(|t| t.elapsed() <= self.config.heartbeat_timeout * 2)
+    }
+
     fn state_of(&self, last_contact_ms: Option<u64>) -> MemberState {
         match last_contact_ms {
             Some(ms) if u128::from(ms) <= self.config.heartbeat_timeout.as_millis() * 2 => MemberState::Up,
@@ -106,13 +111,7 @@ impl Node {
         let known = health.and_then(|h| h.get(&id));
         let newest = health.and_then(|h| h.values().filter_map(|h| h.matched_index).max());
         let matched_index = known.and_then(|h| h.matched_index);
-        let role = if info.voters.contains(&id) {
-            Role::Voter
-        } else if info.learners.contains(&id) {
-            Role::Learner
-        } else {
-            Role::Standby
-        };
+        let role = Role::of(id, &info.voters, &info.learners);
         MemberStatus {
             name: member.name.clone(),
             id: format!("{id:016x}"),
@@ -180,7 +179,7 @@ impl Node {
         NodeHealth {
             node: self.name.clone(),
             status: if ok { "ok" } else { "degraded" }.into(),
-            timestamp: humantime::format_rfc3339_millis(self.environment.clock.now()).to_string(),
+            timestamp: self.time(),
             services,
         }
     }

@@ -85,6 +85,7 @@ impl Events {
     /// The next event; None when the stream ended in order. An error is a lost connection.
     pub fn next(&mut self) -> Result<Option<Event>, String> {
         let (mut name, mut data, mut id) = (String::new(), None, None);
+        let mut comment = false;
         loop {
             let mut line = String::new();
             let read = self.lines.read_line(&mut line).map_err(|e| e.to_string())?;
@@ -95,7 +96,10 @@ impl Events {
                 Some(("event", value)) => name = value.to_string(),
                 Some(("data", value)) => data = Some(serde_json::from_str(value).map_err(|e| e.to_string())?),
                 Some(("id", value)) => id = Some(value.parse().map_err(|_| line.clone())?),
+                // A comment, which ends like an event.
+                Some(("", _)) => comment = true,
                 Some(_) => return Err(format!("unknown field: {line}")),
+                None if comment && data.is_none() => comment = false,
                 None => match data.take() {
                     Some(data) => return Ok(Some(Event { name, data, id })),
                     None => return Err(format!("an event without data: {line:?}")),

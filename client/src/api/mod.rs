@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 mod coordination;
+mod event;
 mod lease;
 mod txn;
 mod watch;
@@ -12,6 +13,9 @@ mod watch;
 pub use coordination::{
     CampaignAnswer, CampaignRequest, ElectionStatus, Leader, LockAnswer, LockHolder, LockRequest, LockStatus,
     RegisterRequest, Registration, RegistryAnswer, ReleaseAnswer, RenewRequest, UnregisterAnswer,
+};
+pub use event::{
+    EventMember, EventsEnd, LeaderEvent, MembershipEvent, NodeEvent, ReplicationFactorEvent, StateEvent, StepEvent,
 };
 pub use lease::{LeaseAnswer, LeaseItem, LeaseListAnswer, LeaseRequest, LeaseStatusAnswer, Ttl};
 pub use txn::{
@@ -103,6 +107,19 @@ pub enum Role {
     Learner,
     /// Known, serves by forwarding, holds no data.
     Standby,
+}
+
+impl Role {
+    /// The role of member `id`, where these vote, and these are given the data.
+    pub fn of(id: u64, voters: &[u64], learners: &[u64]) -> Self {
+        if voters.contains(&id) {
+            Self::Voter
+        } else if learners.contains(&id) {
+            Self::Learner
+        } else {
+            Self::Standby
+        }
+    }
 }
 
 impl fmt::Display for Role {

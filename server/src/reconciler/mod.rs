@@ -80,7 +80,7 @@ pub async fn run(node: Arc<Node>, core: Arc<Core>) {
                 Ok(Err(why)) => Some(why),
                 Err(_) => Some(format!("not done within {STEP_TIMEOUT:?}")),
             };
-            note(&core, what, refusal.clone());
+            note(&node, &core, what, refusal.clone());
             let Some(refusal) = refusal else { continue };
             if refusal != last_refusal {
                 tracing::warn!(why = refusal, "a membership step was not taken; it is decided afresh");
@@ -92,7 +92,7 @@ pub async fn run(node: Arc<Node>, core: Arc<Core>) {
 }
 
 /// Remembers a step. One that is refused again and again is remembered once.
-fn note(core: &Core, step: String, refused: Option<String>) {
+fn note(node: &Node, core: &Core, step: String, refused: Option<String>) {
     let steps = &mut core.explanation.write().steps;
     if steps.last().is_some_and(|last| last.step == step && last.refused.is_some() && last.refused == refused) {
         return;
@@ -100,7 +100,9 @@ fn note(core: &Core, step: String, refused: Option<String>) {
     if steps.len() == STEPS_KEPT_MAX {
         steps.remove(0);
     }
-    steps.push(MembershipStep { time_ms: core.unix_time_ms(), step, refused });
+    let step = MembershipStep { time_ms: core.unix_time_ms(), step, refused };
+    node.events.step(node.time(), &node.name, &step);
+    steps.push(step);
 }
 
 type MembershipLogId = Option<hexkv_store::LogId>;

@@ -11,12 +11,13 @@ use axum::{
 use hexkv_client::api::Code;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{error::Error, node::Node};
+use crate::{error::Error, metrics::http::HttpMetrics, node::Node};
 
 mod cluster;
 mod compact;
 mod coordination;
 mod election;
+mod events;
 mod framing;
 mod health;
 mod held;
@@ -26,6 +27,7 @@ mod lease;
 mod listing;
 mod lock;
 mod long_poll;
+mod metrics;
 mod openapi;
 pub(crate) mod record;
 mod registry;
@@ -64,20 +66,24 @@ fn routes() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(cluster::replication_factor))
         .routes(routes!(cluster::hash))
         .routes(routes!(snapshot::save))
+        .routes(routes!(events::events))
         .routes(routes!(health::health))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(health::node_health))
         .routes(routes!(openapi::describe))
+        .routes(routes!(metrics::metrics))
 }
 
 /// What serves `node`.
 pub fn router(node: Arc<Node>) -> Router {
-    let (router, _) = routes().split_for_parts();
+    let (router, described) = routes().split_for_parts();
+    node.metrics.http.get_or_init(|| HttpMetrics::new(described.paths.paths.into_keys()));
     router
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(axum::middleware::from_fn(framing::unambiguous))
+        .layer(axum::middleware::from_fn_with_state(node.clone(), metrics::counted))
         .with_state(node)
 }
 

@@ -63,8 +63,9 @@ pub fn ending_event(end: &End, position: u64) -> Bytes {
     }
 }
 
+/// The event `name` with `body` as its data, and `end` behind it: its id, if it has one, and the blank line.
 /// JSON has no line breaks of its own, so one data line holds it.
-fn lines(name: &str, body: &impl Serialize, end: &[u8]) -> Bytes {
+pub fn lines(name: &str, body: &impl Serialize, end: &[u8]) -> Bytes {
     let mut out = format!("event: {name}\ndata: ").into_bytes();
     serde_json::to_writer(&mut out, body).expect("bodies are plain data");
     out.push(b'\n');

@@ -49,6 +49,7 @@ mod start;
 mod tests;
 mod watcher;
 
+pub(crate) use encode::lines as event_lines;
 pub use encode::{ending_event, progress_event};
 pub use hub::{CATCH_UP_READS_MAX, Hub, STREAM_BYTES_MAX, WATCHERS_MAX};
 pub use revision::{Batch, Revision};

@@ -46,6 +46,11 @@ impl ChangeReader {
         (first < next).then(|| next - 1)
     }
 
+    /// How many segment files there are.
+    pub fn segments(&self) -> usize {
+        self.index.read().views.len()
+    }
+
     /// Length of all segment files, in bytes.
     pub fn bytes(&self) -> u64 {
         self.index.read().views.iter().map(|v| v.bytes()).sum()

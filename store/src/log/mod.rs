@@ -34,6 +34,7 @@ mod recovery;
 pub mod segment;
 mod shared;
 mod storage;
+mod timings;
 mod writer;
 
 use std::{io, path::Path, sync::Arc, thread};
@@ -41,6 +42,7 @@ use std::{io, path::Path, sync::Arc, thread};
 use openraft::{LogIdOptionExt, storage::RaftLogStorage as _};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::timings::LogTimings;
 use self::{
     provision::{Provision, SegmentDir},
     records::entry_bytes,
@@ -181,6 +183,11 @@ impl LogStore {
         let mut leader_id = last.leader_id;
         (leader_id.term, leader_id.node_id) = (leader_id.term + 1, node_id);
         self.save_vote(&Vote { leader_id, committed: false }).await
+    }
+
+    /// How the writer worked since the log was opened.
+    pub fn timings(&self) -> LogTimings {
+        self.shared.timings.clone()
     }
 
     /// What the log holds, and what it did since it was opened.

@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, watch};
 use super::{
     index::{Index, Run},
     records::{Head, entry_bytes},
+    timings::LogTimings,
 };
 use crate::{
     StoreError,
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     pub room: Semaphore,
     pub fatal: watch::Sender<Option<String>>,
     failure: OnceLock<(io::ErrorKind, String)>,
+    pub timings: LogTimings,
     cache_bytes_max: usize,
 }
 
@@ -83,6 +85,7 @@ impl Shared {
             room: Semaphore::new(QUEUE_BYTES_MAX),
             fatal: watch::Sender::new(None),
             failure: OnceLock::new(),
+            timings: LogTimings::default(),
             cache_bytes_max,
         }
     }

@@ -1,6 +1,6 @@
 //! The one writer: takes all that waits, writes it with one call, syncs once, then tells everyone who waited.
 
-use std::{io, sync::Arc, thread};
+use std::{io, sync::Arc, thread, time::Instant};
 
 use openraft::{LogIdOptionExt, entry::RaftEntry, storage::IOFlushed};
 use tokio::sync::{mpsc, oneshot};
@@ -203,10 +203,12 @@ impl Writer {
 
     fn flush(&mut self) -> Result<(), StoreError> {
         if self.active.write()? && !mutants::active(Mutant::AckBeforeSync) {
+            let began = Instant::now();
             match self.active.sync() {
                 Err(_) if mutants::active(Mutant::FailedSyncIsSuccess) => {}
                 synced => synced?,
             }
+            self.shared.timings.sync_seconds.observe(began.elapsed().as_secs_f64());
             self.batch.syncs += 1;
         }
         Ok(())
@@ -221,6 +223,7 @@ impl Writer {
         }
         view.head.vote = self.head.vote;
         view.truncated(std::mem::take(&mut batch.truncations));
+        self.shared.timings.batch_operations.observe(operations as f64);
         view.counters.batches += 1;
         view.counters.batch_operations_max = view.counters.batch_operations_max.max(operations as u64);
         view.counters.syncs += std::mem::take(&mut batch.syncs);

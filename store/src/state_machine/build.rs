@@ -1,6 +1,6 @@
 //! Builds a snapshot while the state moves: nobody waits for it, and it takes constant memory.
 
-use std::{io, ops::ControlFlow, path::Path, sync::Arc};
+use std::{io, ops::ControlFlow, path::Path, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use openraft::storage::RaftSnapshotBuilder;
@@ -160,7 +160,10 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<super::raft::Snapshot, io::Error> {
+        let began = Instant::now();
         let (file, footer) = self.shared.noted(self.build().await)?;
+        self.shared.snapshot_counts.built.inc();
+        self.shared.snapshot_counts.build_seconds.observe(began.elapsed().as_secs_f64());
         Ok(super::raft::Snapshot { meta: footer.meta, snapshot: file })
     }
 }

@@ -18,6 +18,7 @@ impl Shared {
     /// transferred again. Any other error leaves the old state, too.
     pub(super) async fn install(self: &Arc<Self>, meta: SnapshotMeta, file: SnapshotFile) -> Result<(), StoreError> {
         self.run_blocking(move |shared| shared.install_blocking(&meta, &file)).await?;
+        self.snapshot_counts.installed.inc();
         self.announce();
         Ok(())
     }

@@ -42,6 +42,7 @@ mod persist;
 mod raft;
 mod recovery;
 mod save;
+mod snapshot_counts;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -69,6 +70,7 @@ pub use overlay::{OVERLAY_BYTES_MAX, OVERLAY_ENTRIES_MAX};
 pub use page::{LIST_PAGE_BYTES_MAX, LIST_PAGE_ITEMS_MAX};
 pub use persist::{BATCH_BYTES_MAX, BATCH_KEYS_MAX, BATCH_LINGER};
 pub use recovery::VERIFY_ALWAYS_BYTES_MAX;
+pub use snapshot_counts::SnapshotCounts;
 pub use state::{State, StateHashView, StateStats};
 
 use self::{directory::Directory, generation::StateDirs, live::Live, meta::Meta};
@@ -161,6 +163,7 @@ struct Shared {
     persisted_watch: watch::Sender<u64>,
     fatal: watch::Sender<Option<String>>,
     lease_observer: RwLock<Option<Arc<dyn LeaseObserver>>>,
+    snapshot_counts: SnapshotCounts,
 }
 
 /// The state machine that openraft drives; [`State`] is for everyone else.
@@ -214,6 +217,7 @@ impl StateMachine {
             persisted_watch: watch::Sender::new(meta.next_index()),
             fatal: watch::Sender::new(None),
             lease_observer: RwLock::default(),
+            snapshot_counts: SnapshotCounts::default(),
             live: RwLock::new(live),
             persisted: Mutex::new(meta),
         });

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
-    Shared,
+    Shared, SnapshotCounts,
     evaluate::View,
     live::{CHUNK_KEYS_MAX, Located},
     page::{LIST_PAGE_BYTES_MAX, PageBuilder},
@@ -60,6 +60,8 @@ pub struct StateStats {
     pub history_last_revision: Option<u64>,
     /// Space that the change log takes, in bytes.
     pub history_bytes: u64,
+    /// Files that the change log consists of.
+    pub history_segments: usize,
     /// Keys that are deleted and can still be read in the past.
     pub deleted_keys: usize,
     /// Outcomes that are kept for retries.
@@ -242,6 +244,11 @@ impl State {
         snapshot.as_ref().and_then(|(_, footer)| footer.meta.last_log_id).map(|log_id| log_id.index)
     }
 
+    /// What happened to snapshots since the state was opened.
+    pub fn snapshot_counts(&self) -> SnapshotCounts {
+        self.shared.snapshot_counts.clone()
+    }
+
     /// Sizes and positions.
     ///
     /// # Errors
@@ -264,6 +271,7 @@ impl State {
             history_first_revision: history_last_revision.map(|_| history.first_revision()),
             history_last_revision,
             history_bytes: history.bytes(),
+            history_segments: history.segments(),
             deleted_keys,
             dedupe_entries,
             dedupe_bytes,

@@ -16,7 +16,10 @@ use axum::{
     body::Body,
     http::{HeaderValue, Response, header},
 };
-use hexkv_client::api::{WatchChange, WatchClosed, WatchCompacted, WatchProgress};
+use hexkv_client::api::{
+    EventMember, EventsEnd, LeaderEvent, MemberState, MembershipEvent, NodeEvent, ReplicationFactorEvent, StateEvent, StepEvent, WatchChange,
+    WatchClosed, WatchCompacted, WatchProgress,
+};
 use serde_json::{Map, Value, json};
 use utoipa::{
     PartialSchema,
@@ -87,7 +90,7 @@ fn finished(collected: &OpenApi) -> Value {
     document
 }
 
-/// The data of a watch's events.
+/// The data of server-sent events.
 fn events() -> Vec<(&'static str, Value)> {
     let value = |schema| serde_json::to_value::<RefOr<Schema>>(schema).expect("a schema is plain data");
     vec![
@@ -95,6 +98,15 @@ fn events() -> Vec<(&'static str, Value)> {
         ("WatchProgress", value(WatchProgress::schema())),
         ("WatchCompacted", value(WatchCompacted::schema())),
         ("WatchClosed", value(WatchClosed::schema())),
+        ("EventMember", value(EventMember::schema())),
+        ("MemberState", value(MemberState::schema())),
+        ("StateEvent", value(StateEvent::schema())),
+        ("NodeEvent", value(NodeEvent::schema())),
+        ("LeaderEvent", value(LeaderEvent::schema())),
+        ("MembershipEvent", value(MembershipEvent::schema())),
+        ("ReplicationFactorEvent", value(ReplicationFactorEvent::schema())),
+        ("StepEvent", value(StepEvent::schema())),
+        ("EventsEnd", value(EventsEnd::schema())),
     ]
 }
 
