@@ -9,6 +9,7 @@ mod bench;
 mod cli;
 mod coordination;
 mod crash;
+mod discovery;
 mod disk;
 mod diverged;
 mod faults;
