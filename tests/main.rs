@@ -10,6 +10,7 @@ mod cli;
 mod coordination;
 mod crash;
 
+mod discovery;
 mod disk;
 mod diverged;
 mod events;

@@ -37,7 +37,9 @@ pub(super) fn refuse_discovery_contradictions(config: &Config, given: Given) -> 
 fn listed_wrongly(config: &Config) -> Option<String> {
     let listed = config.cluster_nodes.len();
     if listed == 0 {
-        return Some("CLUSTER_DISCOVERY_TYPE is static, so CLUSTER_NODES must list the nodes: name@host:port,...".to_owned());
+        return Some(
+            "CLUSTER_DISCOVERY_TYPE is static, so CLUSTER_NODES must list the nodes: name@host:port,...".to_owned(),
+        );
     }
     let size = config.cluster_size as usize;
     let others = config.cluster_nodes.iter().filter(|target| target.node != config.node_name).count();

@@ -129,6 +129,11 @@ fn each_option_is_set_by_its_flag_its_variable_and_its_key() {
         ("cookie_file", "/c"),
         ("cluster_discovery_type", "static"),
         ("cluster_nodes", "a@b"),
+        ("cluster_dns_hostname", "nodes.example"),
+        ("cluster_dns_server", "127.0.0.1:54"),
+        ("cluster_dns_interval", "6s"),
+        ("cluster_gossip_address", "239.1.2.3:4"),
+        ("cluster_gossip_interface", "10.1.2.3"),
         ("epmd_port", "5"),
         ("heartbeat_interval", "101"),
         ("heartbeat_timeout", "1001"),
@@ -218,8 +223,10 @@ fn wrong_values_are_refused_with_where_what_and_what_is_allowed() {
         ("MAX_CLUSTER_SIZE", "65", "1..=64"),
         ("REPLICATION_FACTOR", "0", "1..=7"),
         ("REPLICATION_FACTOR", "8", "1..=7"),
-        ("CLUSTER_DISCOVERY_TYPE", "dns", "epmd or static"),
-        ("CLUSTER_DISCOVERY_TYPE", "gossip", "epmd or static"),
+        ("CLUSTER_DISCOVERY_TYPE", "mdns", "epmd or static or dns or gossip"),
+        ("CLUSTER_DNS_SERVER", "127.0.0.1", "address:port"),
+        ("CLUSTER_GOSSIP_ADDRESS", "127.0.0.1:5", "multicast"),
+        ("CLUSTER_GOSSIP_INTERFACE", "::1", "IPv4"),
         ("CLUSTER_NODES", "a@b,,c@d", "name@host[:port]"),
         ("CLUSTER_NODES", "a", "name@host[:port]"),
         ("EPMD_PORT", "70000", "0..=65535"),
@@ -290,6 +297,19 @@ fn values_that_contradict_each_other_are_refused() {
         (&[("HEARTBEAT_TIMEOUT", "100")], &["HEARTBEAT_TIMEOUT is 100 ms", "longer than HEARTBEAT_INTERVAL"]),
         (&[("ELECTION_TIMEOUT_MIN", "1s")], &["ELECTION_TIMEOUT_MAX is 400 ms", "ELECTION_TIMEOUT_MIN"]),
         (&[("CLUSTER_DISCOVERY_TYPE", "static")], &["CLUSTER_NODES"]),
+        (
+            &[("CLUSTER_DISCOVERY_TYPE", "static"), ("CLUSTER_NODES", "a@b:1,c@d:1"), ("CLUSTER_SIZE", "5")],
+            &["CLUSTER_NODES lists 2", "CLUSTER_SIZE is 5"],
+        ),
+        (
+            &[("CLUSTER_DISCOVERY_TYPE", "dns"), ("CLUSTER_SIZE", "3")],
+            &["every node would be called hex_hub1@127.0.0.1"],
+        ),
+        (
+            &[("CLUSTER_DISCOVERY_TYPE", "dns"), ("CLUSTER_SIZE", "3"), ("HOST", "a")],
+            &["CLUSTER_DNS_HOSTNAME must name"],
+        ),
+        (&[("CLUSTER_DISCOVERY_TYPE", "gossip")], &["CLUSTER_SIZE must say"]),
         (&[("CLUSTER_NODES", "a@b:1,c@d,a@b:2")], &["CLUSTER_NODES", "a@b twice"]),
     ];
     for (env, parts) in cases {
@@ -431,4 +451,18 @@ fn the_cookie_comes_from_the_option_the_named_file_or_the_home() {
     assert_eq!(cookie(&[home]), CookieSource::File { path: "/h/.hexkv.cookie".into(), private: true });
     assert_eq!(cookie(&[home, file]), CookieSource::File { path: "/f".into(), private: false });
     assert!(matches!(cookie(&[home, file, given]), CookieSource::Given(cookie) if cookie.as_bytes() == b"c"));
+}
+
+#[test]
+fn a_static_list_says_how_many_nodes_there_are() {
+    let listed = |name: &str, nodes: &str| {
+        load(&[], &[("CLUSTER_DISCOVERY_TYPE", "static"), ("CLUSTER_NODES", nodes), ("NODE_NAME", name)], "").unwrap().0
+    };
+    assert_eq!(listed("a@h", "a@h:1,b@h:2,c@h:3").cluster_size, 3);
+    assert_eq!(listed("a@h", "b@h:2,c@h:3").cluster_size, 3, "who leaves itself out is one of them");
+    assert_eq!(listed("a@h", "a@h:1").cluster_size, 1);
+    let many: Vec<String> = (0..11).map(|i| format!("n{i}@h:1")).collect();
+    let environment = [("CLUSTER_DISCOVERY_TYPE", "static"), ("CLUSTER_NODES", &many.join(",")), ("NODE_NAME", "n0@h")];
+    let error = load(&[], &environment, "").unwrap_err().to_string();
+    assert!(error.contains("CLUSTER_NODES") && error.contains("1..=10 (MAX_CLUSTER_SIZE)"), "{error}");
 }
