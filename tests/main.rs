@@ -7,6 +7,7 @@ mod harness;
 mod bad_input;
 mod bench;
 mod cli;
+mod containers;
 mod coordination;
 mod crash;
 mod disk;

@@ -7,6 +7,7 @@
 //! | `layers` | what was set where, and which layer wins |
 //! | `resolve` | from texts to a [`Config`]: derived defaults, contradictions, warnings |
 //! | `name` | names of nodes and hosts |
+//! | `hostname` | the machine's own name in them |
 //! | `cookie` | the secret that nodes share |
 //! | `print` | `--print-config` |
 //! | `limits` | the process's limit of open files |
@@ -14,6 +15,7 @@
 mod choices;
 mod cookie;
 mod error;
+mod hostname;
 mod layers;
 mod limits;
 mod name;
@@ -121,7 +123,7 @@ pub struct Config {
 
 impl Config {
     /// The configuration that `args` (program name first) and `environment` ask for, and where each value comes from.
-    /// Reads the TOML file they name, and nothing else.
+    /// Reads the TOML file they name, and the machine's name where `{hostname}` asks for it; nothing else.
     ///
     /// # Errors
     /// See [`ConfigError`]; a help or version that was asked for is one, too: [`ConfigError::report`] tells them apart.
