@@ -15,6 +15,7 @@ mod diverged;
 mod faults;
 mod healing;
 mod idempotency;
+mod kubernetes;
 mod kv;
 mod lease_reads;
 mod leases;

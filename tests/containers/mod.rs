@@ -1,7 +1,8 @@
 //! The image and the compose files of `deploy/`, with the real engine where there is one: nodes are killed, cut off from
 //! their network, stopped, added, and made anew one by one. What the machine lacks for that is said in one line.
 
-mod engine;
+pub mod engine;
+pub mod files;
 mod project;
 
 use std::sync::Arc;
@@ -73,10 +74,10 @@ fn the_leader_is_cut_off(project: &Project, services: &[&'static str]) {
     let network = cut.inspect("{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}");
     docker(&["network", "disconnect", &network, &cut.id]).unwrap();
     eventually("a node that is cut off says so", || {
-        let answer = cut.from_inside("GET", "/api/kv/cut?timeout=1s", "");
+        let answer = cut.ask_inside("GET", "/api/kv/cut?timeout=1s", "");
         if answer.starts_with("HTTP/1.1 503") { Ok(()) } else { Err(answer) }
     });
-    let refused = cut.from_inside("PUT", "/api/kv/cut?timeout=1s", "minority");
+    let refused = cut.ask_inside("PUT", "/api/kv/cut?timeout=1s", "minority");
     assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("\"no_leader\""), "{refused}");
     other.put("cut", "majority");
     docker(&["network", "connect", "--alias", leads, &network, &cut.id]).unwrap();

@@ -113,6 +113,9 @@ impl Drop for Project {
     }
 }
 
+/// A member: name, id, role.
+pub type Member = (String, String, String);
+
 /// A container of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
@@ -169,7 +172,7 @@ impl Container {
     }
 
     /// Status and head of an answer to a request that is sent from inside of the container, where no network is needed.
-    pub fn from_inside(&self, method: &str, target: &str, body: &str) -> String {
+    pub fn ask_inside(&self, method: &str, target: &str, body: &str) -> String {
         let length = body.len();
         let script = format!(
             "exec 3<>/dev/tcp/127.0.0.1/4000; printf '{method} {target} HTTP/1.1\\r\\nhost: n\\r\\nconnection: close\\r\\n\
@@ -183,8 +186,8 @@ impl Container {
         docker(&[&["exec", &self.id, "client"][..], args].concat())
     }
 
-    /// The leader's name and the members with their roles, as it sees them.
-    pub fn members(&self) -> Result<(Option<String>, Vec<(String, String, String)>), String> {
+    /// The leader's name and the members, as it sees them.
+    pub fn members(&self) -> Result<(Option<String>, Vec<Member>), String> {
         let status = self.json("/api/cluster/status")?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let members = status["members"].as_array().ok_or("no members")?;

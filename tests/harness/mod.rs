@@ -3,6 +3,7 @@
 
 mod http;
 mod ports;
+pub mod python;
 mod sse;
 
 use std::{
