@@ -7,9 +7,9 @@ mod harness;
 mod bad_input;
 mod bench;
 mod cli;
+mod containers;
 mod coordination;
 mod crash;
-
 mod discovery;
 mod disk;
 mod diverged;
@@ -17,6 +17,7 @@ mod events;
 mod faults;
 mod healing;
 mod idempotency;
+mod kubernetes;
 mod kv;
 mod lease_reads;
 mod leases;

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How long a stopping leader waits for another node to take over.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+pub const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a node did not start, or ended.
 #[derive(Debug, thiserror::Error)]

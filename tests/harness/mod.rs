@@ -5,6 +5,7 @@ mod http;
 pub mod load;
 pub mod local;
 mod ports;
+pub mod python;
 mod sse;
 
 use std::{

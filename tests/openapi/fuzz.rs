@@ -5,12 +5,11 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::OnceLock,
     time::{Duration, Instant},
 };
 
 use super::document;
-use crate::harness::{Cluster, binary};
+use crate::harness::{Cluster, python};
 
 /// Seed of the requests, the same in each run: what is found once is found again.
 const SEED: u32 = 20_260_115;
@@ -20,46 +19,16 @@ const EXAMPLES_MAX: u32 = 8;
 const TIME_MAX: Duration = Duration::from_secs(400);
 /// Between two looks at whether it ended.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// Seconds that one attempt to reach the package registry may take.
-const PIP_TIMEOUT: &str = "20";
 
 fn here(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi").join(file)
 }
 
-/// The interpreter of an environment with the packages of `requirements.txt`, or why there is none.
-fn python() -> Result<&'static Path, String> {
-    static PYTHON: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let python = PYTHON.get_or_init(install);
-    python.as_deref().map_err(Clone::clone)
-}
-
-fn install() -> Result<PathBuf, String> {
-    let wanted = fs::read_to_string(here("requirements.txt")).expect("the list of packages");
-    let target = binary("server").parent().and_then(Path::parent).expect("target/PROFILE").to_path_buf();
-    let (dir, done) = (target.join("openapi-venv"), target.join("openapi-venv/installed.txt"));
-    let python = dir.join("bin/python");
-    if fs::read_to_string(&done).is_ok_and(|installed| installed == wanted) {
-        return Ok(python);
-    }
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&dir))?;
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1"];
-    let requirements = here("requirements.txt");
-    run(Command::new(&python).args(pip).args(["--timeout", PIP_TIMEOUT]).arg("-r").arg(requirements))?;
-    fs::write(done, wanted).map_err(|e| e.to_string())?;
-    Ok(python)
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.stdin(Stdio::null()).output().map_err(|e| format!("{:?}: {e}", command.get_program()))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing").to_owned();
-    if output.status.success() { Ok(()) } else { Err(format!("{:?}: {last}", command.get_program())) }
-}
-
 /// The environment's interpreter; without one a line that says so.
-fn python_or_skip() -> Option<&'static Path> {
-    python().map_err(|why| println!("skipped: no environment of Python with schemathesis: {why}")).ok()
+fn python_or_skip() -> Option<PathBuf> {
+    python::environment("openapi-venv", &here("requirements.txt"))
+        .map_err(|why| println!("skipped: no environment of Python with schemathesis: {why}"))
+        .ok()
 }
 
 #[test]
@@ -72,7 +41,7 @@ fn the_document_is_valid_openapi() {
     fs::write(&good, document.to_string()).expect("written");
     document["paths"]["/health"]["get"]["responses"]["200"] = serde_json::json!({"describes": "nothing"});
     fs::write(&bad, document.to_string()).expect("written");
-    let valid = |file: &Path| Command::new(python).args(["-m", "openapi_spec_validator"]).arg(file).output();
+    let valid = |file: &Path| Command::new(&python).args(["-m", "openapi_spec_validator"]).arg(file).output();
     let said = valid(&good).expect("it runs");
     assert!(
         said.status.success(),
@@ -125,7 +94,7 @@ fn fuzz(python: &Path, http: &str) {
 fn schemathesis_finds_nothing_on_a_node_alone() {
     let Some(python) = python_or_skip() else { return };
     let mut cluster = Cluster::start_with(1, &[("REQUEST_TIMEOUT", "500ms")]);
-    fuzz(python, &cluster.node(1).http.clone());
+    fuzz(&python, &cluster.node(1).http.clone());
     assert!(cluster.node(1).runs(), "the node is still there");
     assert!(!cluster.node(1).logged().contains("panicked"), "nothing panicked");
 }
@@ -136,7 +105,7 @@ fn schemathesis_finds_nothing_on_a_follower() {
     let mut cluster = Cluster::start_with(3, &[("REQUEST_TIMEOUT", "500ms")]);
     let leader = cluster.leader();
     let follower = cluster.other_than(leader);
-    fuzz(python, &cluster.node(follower).http.clone());
+    fuzz(&python, &cluster.node(follower).http.clone());
     for index in 1..=3 {
         assert!(cluster.node(index).runs() && !cluster.node(index).logged().contains("panicked"), "node {index}");
     }

@@ -8,6 +8,7 @@
 //! | `resolve` | from texts to a [`Config`]: derived defaults, contradictions, warnings |
 //! | `discovery` | options of discovery that contradict each other |
 //! | `name` | names of nodes and hosts |
+//! | `hostname` | the machine's own name in them |
 //! | `cookie` | the secret that nodes share |
 //! | `print` | `--print-config` |
 //! | `limits` | the process's limit of open files |
@@ -16,6 +17,7 @@ mod choices;
 mod cookie;
 mod discovery;
 mod error;
+mod hostname;
 mod layers;
 mod limits;
 mod name;
@@ -135,7 +137,7 @@ pub struct Config {
 
 impl Config {
     /// The configuration that `args` (program name first) and `environment` ask for, and where each value comes from.
-    /// Reads the TOML file they name, and nothing else.
+    /// Reads the TOML file they name, and the machine's name where `{hostname}` asks for it; nothing else.
     ///
     /// # Errors
     /// See [`ConfigError`]; a help or version that was asked for is one, too: [`ConfigError::report`] tells them apart.

@@ -13,6 +13,7 @@ use super::{
     cookie::{Cookie, CookieSource},
     discovery::{Given, refuse_discovery_contradictions},
     error::ConfigError,
+    hostname,
     layers::{Layers, Source},
     name::{NodeName, Target},
     options::{CI_ENV, OPTIONS, OptionDefault, option},
@@ -268,10 +269,13 @@ impl Resolver<'_> {
         let set = self.layers.find(row).cloned().or(default.map(|text| (text, Source::Default)));
         let (value, source) = match set {
             None => (None, Source::Default),
-            Some((text, source)) => match row.kind.parse(&text) {
-                Some(value) => (Some(value), source),
-                None => return Err(ConfigError::value(row, &source, &text)),
-            },
+            Some((text, source)) => {
+                let text = if row.kind.takes_hostname() { hostname::fill_in(&text) } else { text.as_str().into() };
+                match row.kind.parse(&text) {
+                    Some(value) => (Some(value), source),
+                    None => return Err(ConfigError::value(row, &source, &text)),
+                }
+            }
         };
         self.resolved.insert(key, Resolved { row, value: Shown::Unset, source });
         if let Some(value) = &value {

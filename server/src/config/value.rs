@@ -130,6 +130,11 @@ impl Kind {
         }
     }
 
+    /// Whether `{hostname}` in the text stands for the machine's name.
+    pub(super) fn takes_hostname(self) -> bool {
+        matches!(self, Self::NodeName | Self::Host)
+    }
+
     /// The values it takes, in words.
     pub(super) fn allowed(self) -> String {
         match self {
@@ -144,8 +149,13 @@ impl Kind {
                 format!("{}..={}: with a unit such as 500ms, 5s, 1h", format_time(min), format_time(max))
             }
             Self::Word(words) => words().join(" or "),
-            Self::NodeName => "name@host or name: 1 to 64 letters, digits, _ or - before the @".to_owned(),
-            Self::Host => "DNS name, IPv4 address, or IPv6 address in brackets".to_owned(),
+            Self::NodeName => {
+                "name@host or name: 1 to 64 letters, digits, _ or - before the @; {hostname} is this machine's name"
+                    .to_owned()
+            }
+            Self::Host => {
+                "DNS name, IPv4 address, or IPv6 address in brackets; {hostname} is this machine's name".to_owned()
+            }
             Self::Ip => "IPv4 or IPv6 address".to_owned(),
             Self::Ipv4 => "IPv4 address".to_owned(),
             Self::Socket => "address:port, an IPv6 address in brackets".to_owned(),
