@@ -220,7 +220,7 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
         (&["check", &damaged], "line 2"),
         (&["check", &empty], "line 1"),
         (&["check", &home.path().join("full").join("x").display().to_string()], "full/x"),
-        (&["suite", "--from", "0"], "there are 15 cells"),
+        (&["suite", "--from", "0"], "there are 16 cells"),
         (&["fly"], "unrecognized subcommand"),
     ];
     for (args, reason) in cases {

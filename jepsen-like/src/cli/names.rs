@@ -19,7 +19,10 @@ pub(super) fn faults(names: &str, nodes: usize) -> Result<Vec<&'static dyn Fault
     match names {
         "none" => return Ok(Vec::new()),
         // Those that so few nodes cannot survive are left out.
-        "all" => return Ok(fault::ALL.iter().filter(|fault| fault.nodes_min() <= nodes).copied().collect()),
+        "all" => {
+            let meant = |fault: &&&'static dyn Fault| fault.in_all() && fault.nodes_min() <= nodes;
+            return Ok(fault::ALL.iter().filter(meant).copied().collect());
+        }
         _ => {}
     }
     let wanted: Vec<&str> = names.split(',').map(str::trim).collect();

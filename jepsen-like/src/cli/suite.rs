@@ -36,6 +36,7 @@ const CELLS: &[(&str, &str, usize)] = &[
     ("bank", "pause,reset", 3),
     ("append", "partition,cut", 5),
     ("append", "kill,pause", 3),
+    ("register", "lost-quorum,kill", 3),
     ("watch", "kill,partition", 5),
     ("lock", "pause,partition", 3),
     ("lease", "kill,pause", 3),

@@ -70,6 +70,16 @@ pub enum ClusterError {
         /// The end of it.
         last_lines: String,
     },
+    /// The server does not begin a new cluster with what is left of the old one.
+    #[error("{node} does not recover ({status}): {said}")]
+    NotRecovered {
+        /// The node.
+        node: String,
+        /// How the command ended.
+        status: ExitStatus,
+        /// What it said.
+        said: String,
+    },
     /// Something did not come true in time.
     #[error("not within {patience:?}: {what}; last: {why}")]
     Late {

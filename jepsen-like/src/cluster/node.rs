@@ -189,4 +189,36 @@ impl Node {
         let wiped = fs::remove_dir_all(&self.data).and_then(|()| fs::create_dir_all(&self.data));
         wiped.map_err(|source| ClusterError::file(&self.data, source))
     }
+
+    /// Moves the node's data to where it is found afterwards, and leaves it none.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub fn set_aside(&self) -> Result<PathBuf, ClusterError> {
+        assert!(!self.runs(), "{} runs", self.name);
+        let aside = self.data.with_extension("aside");
+        let moved = fs::rename(&self.data, &aside).and_then(|()| fs::create_dir_all(&self.data));
+        moved.map_err(|source| ClusterError::file(&self.data, source)).map(|()| aside)
+    }
+
+    /// Begins a new cluster with the best of the data in `from`, which was cluster `cluster_id`'s; answers what the server
+    /// said.
+    ///
+    /// # Errors
+    /// When the server does not do that.
+    pub async fn recover(&self, from: &[PathBuf], cluster_id: &str) -> Result<String, ClusterError> {
+        let mut command = Command::new(&self.server);
+        command.env_clear().envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.arg("recover").args(["--confirm", cluster_id, "--bump-revision", "0"]);
+        for dir in from {
+            command.arg("--from").arg(dir);
+        }
+        let done = command.stdin(Stdio::null()).kill_on_drop(true).output().await;
+        let done = done.map_err(|source| ClusterError::Spawn { server: self.server.clone(), source })?;
+        let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        if done.status.success() {
+            return Ok(said);
+        }
+        Err(ClusterError::NotRecovered { node: self.name.clone(), status: done.status, said })
+    }
 }

@@ -4,6 +4,7 @@
 //! it. A fault none of whose strikes had an effect makes the run vacuous: it failed, for it proves nothing.
 
 mod connections;
+mod lost_quorum;
 mod member;
 mod partition;
 mod process;
@@ -181,6 +182,11 @@ pub trait Fault: Sync {
         1
     }
 
+    /// Whether `all` means it too: not where some workload cannot tell it from a fault of the cluster.
+    fn in_all(&self) -> bool {
+        true
+    }
+
     /// Breaks, holds, heals.
     fn strike<'a>(&'a self, scene: Scene<'a>) -> BoxFuture<'a, Result<Effect, FaultError>>;
 }
@@ -197,4 +203,5 @@ pub static ALL: &[&dyn Fault] = &[
     &connections::HalfOpen,
     &connections::Cut,
     &member::Member,
+    &lost_quorum::LostQuorum,
 ];

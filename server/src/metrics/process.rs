@@ -22,12 +22,12 @@ pub(super) fn tell(page: &mut Page<'_>) -> fmt::Result {
         "Resident memory",
         one(stat.as_ref().map(|stat| stat.rss_bytes().get() as f64)),
     )?;
-    page.gauges::<0>("process_virtual_memory_bytes", "Virtual memory", one(stat.as_ref().map(|stat| stat.vsize as f64)))?;
     page.gauges::<0>(
-        "process_threads",
-        "Threads",
-        one(stat.as_ref().map(|stat| stat.num_threads as f64)),
+        "process_virtual_memory_bytes",
+        "Virtual memory",
+        one(stat.as_ref().map(|stat| stat.vsize as f64)),
     )?;
+    page.gauges::<0>("process_threads", "Threads", one(stat.as_ref().map(|stat| stat.num_threads as f64)))?;
     page.gauges::<0>(
         "process_open_fds",
         "Open file descriptors, connections included",
@@ -36,5 +36,9 @@ pub(super) fn tell(page: &mut Page<'_>) -> fmt::Result {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     page.gauge("process_max_fds", "Most file descriptors that may be open", limit.map_or(f64::INFINITY, |n| n as f64))?;
     let started = || Some(procfs::boot_time_secs().ok()? as f64 + stat.as_ref()?.starttime as f64 / ticks);
-    page.gauges::<0>("process_start_time_seconds", "When the process started, in seconds since the Unix epoch", one(started()))
+    page.gauges::<0>(
+        "process_start_time_seconds",
+        "When the process started, in seconds since the Unix epoch",
+        one(started()),
+    )
 }
