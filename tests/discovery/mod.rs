@@ -2,6 +2,7 @@
 
 mod dns;
 mod dns_server;
+mod epmd;
 mod formation;
 mod gossip;
 mod settings;

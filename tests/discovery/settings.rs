@@ -2,9 +2,12 @@
 
 use crate::harness::Cluster;
 
+/// Settings, and what the refusal says of them.
+type Case = (&'static [(&'static str, &'static str)], &'static [&'static str]);
+
 #[test]
 fn wrong_settings_of_discovery_are_refused_at_the_start() {
-    let cases: &[(&[(&str, &str)], &[&str])] = &[
+    let cases: &[Case] = &[
         (
             &[("CLUSTER_DISCOVERY_TYPE", "telepathy")],
             &["CLUSTER_DISCOVERY_TYPE", "telepathy", "epmd or static or dns or gossip"],

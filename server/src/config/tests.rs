@@ -297,19 +297,6 @@ fn values_that_contradict_each_other_are_refused() {
         (&[("HEARTBEAT_TIMEOUT", "100")], &["HEARTBEAT_TIMEOUT is 100 ms", "longer than HEARTBEAT_INTERVAL"]),
         (&[("ELECTION_TIMEOUT_MIN", "1s")], &["ELECTION_TIMEOUT_MAX is 400 ms", "ELECTION_TIMEOUT_MIN"]),
         (&[("CLUSTER_DISCOVERY_TYPE", "static")], &["CLUSTER_NODES"]),
-        (
-            &[("CLUSTER_DISCOVERY_TYPE", "static"), ("CLUSTER_NODES", "a@b:1,c@d:1"), ("CLUSTER_SIZE", "5")],
-            &["CLUSTER_NODES lists 2", "CLUSTER_SIZE is 5"],
-        ),
-        (
-            &[("CLUSTER_DISCOVERY_TYPE", "dns"), ("CLUSTER_SIZE", "3")],
-            &["every node would be called hex_hub1@127.0.0.1"],
-        ),
-        (
-            &[("CLUSTER_DISCOVERY_TYPE", "dns"), ("CLUSTER_SIZE", "3"), ("HOST", "a")],
-            &["CLUSTER_DNS_HOSTNAME must name"],
-        ),
-        (&[("CLUSTER_DISCOVERY_TYPE", "gossip")], &["CLUSTER_SIZE must say"]),
         (&[("CLUSTER_NODES", "a@b:1,c@d,a@b:2")], &["CLUSTER_NODES", "a@b twice"]),
     ];
     for (env, parts) in cases {
@@ -451,18 +438,4 @@ fn the_cookie_comes_from_the_option_the_named_file_or_the_home() {
     assert_eq!(cookie(&[home]), CookieSource::File { path: "/h/.hexkv.cookie".into(), private: true });
     assert_eq!(cookie(&[home, file]), CookieSource::File { path: "/f".into(), private: false });
     assert!(matches!(cookie(&[home, file, given]), CookieSource::Given(cookie) if cookie.as_bytes() == b"c"));
-}
-
-#[test]
-fn a_static_list_says_how_many_nodes_there_are() {
-    let listed = |name: &str, nodes: &str| {
-        load(&[], &[("CLUSTER_DISCOVERY_TYPE", "static"), ("CLUSTER_NODES", nodes), ("NODE_NAME", name)], "").unwrap().0
-    };
-    assert_eq!(listed("a@h", "a@h:1,b@h:2,c@h:3").cluster_size, 3);
-    assert_eq!(listed("a@h", "b@h:2,c@h:3").cluster_size, 3, "who leaves itself out is one of them");
-    assert_eq!(listed("a@h", "a@h:1").cluster_size, 1);
-    let many: Vec<String> = (0..11).map(|i| format!("n{i}@h:1")).collect();
-    let environment = [("CLUSTER_DISCOVERY_TYPE", "static"), ("CLUSTER_NODES", &many.join(",")), ("NODE_NAME", "n0@h")];
-    let error = load(&[], &environment, "").unwrap_err().to_string();
-    assert!(error.contains("CLUSTER_NODES") && error.contains("1..=10 (MAX_CLUSTER_SIZE)"), "{error}");
 }

@@ -191,7 +191,8 @@ impl Node {
     fn expected_peers(&self) -> Vec<Target> {
         let mut peers: Vec<Target> =
             self.config.cluster_nodes.iter().filter(|t| t.node != self.config.node_name).cloned().collect();
-        if self.config.discovery == DiscoveryType::Epmd {
+        // A list of all of them leaves nobody to guess.
+        if self.config.discovery == DiscoveryType::Epmd && peers.len() + 1 < self.config.cluster_size as usize {
             let named = |index: u32| {
                 NodeName::new(&format!("{NODE_NAME_STEM}{index}"), self.config.node_name.host().clone()).ok()
             };
