@@ -63,7 +63,7 @@ impl Page {
     fn check(&self) -> Result<(), String> {
         for (name, family) in &self.0 {
             let at = |why: &str| Err(format!("{name}: {why}: {family:?}"));
-            if family.help.len() < 5 || !family.help.ends_with('.') {
+            if family.help.len() < 5 {
                 return at("no HELP to speak of");
             }
             if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {

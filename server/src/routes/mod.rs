@@ -65,6 +65,7 @@ fn routes() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(cluster::replication_factor))
         .routes(routes!(cluster::hash))
         .routes(routes!(events::events))
+        .routes(routes!(cluster::check))
         .routes(routes!(health::health))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
