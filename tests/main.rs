@@ -10,7 +10,9 @@ mod cli;
 mod coordination;
 mod crash;
 
+mod dashboards;
 mod disk;
+mod doctor;
 mod diverged;
 mod events;
 mod faults;
@@ -26,6 +28,7 @@ mod openapi;
 mod shell;
 mod sizes;
 mod tidy;
+mod trace;
 mod transfer;
 mod txn;
 mod watch;
