@@ -13,9 +13,8 @@ use crate::{
 };
 
 /// Words of the expressions that are no metrics.
-const WORDS: [&str; 11] = [
-    "rate", "increase", "sum", "max", "min", "by", "histogram_quantile", "label_values", "le", "job", "instance",
-];
+const WORDS: [&str; 11] =
+    ["rate", "increase", "sum", "max", "min", "by", "histogram_quantile", "label_values", "le", "job", "instance"];
 /// Labels that Prometheus itself adds.
 const ADDED: [&str; 2] = ["job", "instance"];
 
@@ -24,8 +23,11 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root.join("deploy").join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
+/// Where something is asked, what, and which labels its text shows besides.
+type Asked = (String, String, Vec<String>);
+
 /// What the dashboard asks, by the titles of its panels.
-fn panels() -> Vec<(String, String)> {
+fn panels() -> Vec<Asked> {
     let dashboard: Value = serde_json::from_str(&read("grafana/hexkv.json")).expect("JSON");
     let mut found = Vec::new();
     for panel in dashboard["panels"].as_array().expect("panels") {
@@ -33,23 +35,25 @@ fn panels() -> Vec<(String, String)> {
         let targets = panel["targets"].as_array().expect("targets");
         assert!(!targets.is_empty(), "{title}");
         for target in targets {
-            found.push((title.to_owned(), target["expr"].as_str().expect("an expression").to_owned()));
-        }
-        for label in targets.iter().flat_map(|t| legend(t["legendFormat"].as_str().expect("a legend"))) {
-            found.push((format!("{title}, legend"), format!("{{{label}=\"\"}} of {}", targets[0]["expr"])));
+            let expression = target["expr"].as_str().expect("an expression").to_owned();
+            found.push((title.to_owned(), expression, shown(target["legendFormat"].as_str().expect("a legend"))));
         }
     }
-    for variable in dashboard["templating"]["list"].as_array().expect("variables").iter().filter(|v| v["type"] == "query") {
-        found.push(("variable".to_owned(), variable["query"].as_str().expect("a query").to_owned()));
+    for variable in
+        dashboard["templating"]["list"].as_array().expect("variables").iter().filter(|v| v["type"] == "query")
+    {
+        found.push(("variable".to_owned(), variable["query"].as_str().expect("a query").to_owned(), Vec::new()));
     }
     found
 }
 
-fn legend(text: &str) -> Vec<String> {
-    text.split("{{").skip(1).filter_map(|rest| rest.split_once("}}")).map(|(label, _)| label.to_owned()).collect()
+/// The labels in `{{label}}` and `{{ $labels.label }}`.
+fn shown(text: &str) -> Vec<String> {
+    let inside = text.split("{{").skip(1).filter_map(|rest| rest.split_once("}}"));
+    inside.map(|(label, _)| label.trim().trim_start_matches("$labels.").to_owned()).collect()
 }
 
-fn alerts() -> Vec<(String, String)> {
+fn alerts() -> Vec<Asked> {
     let text = read("prometheus/alerts.yml");
     let mut name = String::new();
     let mut found = Vec::new();
@@ -58,47 +62,57 @@ fn alerts() -> Vec<(String, String)> {
             name = alert.to_owned();
         }
         if let Some(expression) = line.strip_prefix("expr: ") {
-            found.push((name.clone(), expression.to_owned()));
+            found.push((name.clone(), expression.to_owned(), Vec::new()));
+        }
+        if let Some(summary) = line.strip_prefix("summary: ") {
+            found.last_mut().expect("the expression comes first").2 = shown(summary);
         }
     }
     assert_eq!(found.len(), text.matches("- alert:").count(), "each alert has an expression on one line");
     found
 }
 
-/// Metrics of `expression`, each with the labels that are asked of it (in braces) or of the whole (after `by`).
+/// Where a word of an expression stands.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Open,
+    /// In the braces behind a metric.
+    Matchers,
+    /// A value there.
+    Value,
+    /// In the parentheses behind `by`.
+    Grouping,
+    /// In the brackets behind a metric.
+    Range,
+}
+
+/// The metrics that `expression` names, and the labels that it asks of them.
 fn named(expression: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut metrics, mut labels) = (BTreeSet::new(), BTreeSet::new());
-    let (mut depth, mut quoted, mut range, mut grouping) = (0, false, false, false);
+    let (mut place, mut last) = (Place::Open, String::new());
     let mut word = String::new();
     for c in expression.chars().chain([' ']) {
-        if c == '"' {
-            quoted = !quoted;
-        }
-        if !quoted && (c.is_ascii_alphanumeric() || c == '_') && !range {
+        if c.is_ascii_alphanumeric() || c == '_' {
             word.push(c);
             continue;
         }
         if word.starts_with(|first: char| first.is_ascii_alphabetic()) {
-            if depth > 0 || grouping {
-                labels.insert(word.clone());
-            } else if !WORDS.contains(&word.as_str()) && word != "of" {
-                metrics.insert(word.clone());
+            match place {
+                Place::Matchers | Place::Grouping => drop(labels.insert(word.clone())),
+                Place::Open if !WORDS.contains(&word.as_str()) => drop(metrics.insert(word.clone())),
+                Place::Open | Place::Value | Place::Range => {}
             }
+            last.clone_from(&word);
         }
-        if c == '(' && word.is_empty() && expression.contains("by (") {
-            grouping = false;
-        }
-        let by = word == "by";
         word.clear();
-        match c {
-            '{' if !quoted => depth += 1,
-            '}' if !quoted => depth -= 1,
-            '[' => range = true,
-            ']' => range = false,
-            ')' => grouping = false,
-            _ => {}
-        }
-        grouping |= by;
+        place = match (place, c) {
+            (Place::Open, '{') | (Place::Value, '"') => Place::Matchers,
+            (Place::Matchers, '"') => Place::Value,
+            (Place::Open, '[') => Place::Range,
+            (Place::Open, '(') if last == "by" => Place::Grouping,
+            (Place::Matchers, '}') | (Place::Range, ']') | (Place::Grouping, ')') => Place::Open,
+            (same, _) => same,
+        };
     }
     (metrics, labels)
 }
@@ -127,15 +141,16 @@ fn every_metric_and_label_of_dashboard_and_alerts_is_told_by_a_node() {
             told.entry(name).or_default().extend(labels.keys().map(String::as_str));
         }
     }
-    let expressions: Vec<(String, String)> = panels().into_iter().chain(alerts()).collect();
-    assert!(expressions.len() > 40, "{}", expressions.len());
+    let expressions: Vec<Asked> = panels().into_iter().chain(alerts()).collect();
+    assert!(expressions.len() >= 40, "{}", expressions.len());
     let mut used = BTreeSet::new();
-    for (place, expression) in &expressions {
-        let (metrics, labels) = named(expression);
+    for (place, expression, shown) in &expressions {
+        let (metrics, mut labels) = named(expression);
+        labels.extend(shown.iter().cloned());
         assert!(!metrics.is_empty(), "{place}: {expression} names no metric");
         for metric in &metrics {
             let has = told.get(metric.as_str()).unwrap_or_else(|| panic!("{place}: nobody tells {metric}"));
-            for label in labels.iter().filter(|label| !ADDED.contains(&label.as_str())) {
+            for label in labels.iter().filter(|label| !ADDED.contains(&label.as_str()) && *metric != "up") {
                 assert!(has.contains(label.as_str()), "{place}: {metric} has no label {label}: {has:?}");
             }
             used.insert(metric.clone());

@@ -197,9 +197,10 @@ fn a_replication_factor_that_makes_no_sense_is_a_warning() {
 
 #[test]
 fn names_that_lead_nowhere_are_found() {
-    let mut cluster = Cluster::start_with(2, &[("EPMD_PORT", "0")]);
-    let leader = cluster.leader();
-    let (_, found) = until_found(&[cluster.node(leader).http.clone()], &[], "names", "leads nowhere");
+    let mut cluster = Cluster::empty(&[("EPMD_PORT", "0")]);
+    let first = format!("hex_hub1@{}", cluster.add_running().raft);
+    assert_eq!(cluster.add_running().join(&first, false).status, 200);
+    let (_, found) = until_found(&[cluster.node(1).http.clone()], &[], "names", "leads nowhere");
     assert_eq!(found["severity"], "warning");
 }
 
@@ -212,7 +213,7 @@ fn few_open_files_are_a_warning() {
     let pid = rustix::process::Pid::from_raw(node.pid().expect("it runs") as i32).expect("a pid");
     let limit = rustix::process::Rlimit { current: Some(1000), maximum: Some(1000) };
     rustix::process::prlimit(Some(pid), rustix::process::Resource::Nofile, limit).expect("a child's limit can be set");
-    let (_, found) = until_found(&[node.http.clone()], &[], "open_files", "only 1000 files");
+    let (_, found) = until_found(std::slice::from_ref(&node.http), &[], "open_files", "only 1000 files");
     assert_eq!(found["severity"], "warning");
 }
 
@@ -247,7 +248,10 @@ fn clocks_versions_lag_and_states_that_differ_are_found() {
     });
     let (code, clock) = until_found(&ends, &[], "clock", "ahead of that of");
     assert_eq!((code, &clock["severity"]), (1, &"error".into()));
-    assert!(clock["what"].as_str().is_some_and(|what| what.contains(&format!("clock of {} is 3", cluster.nodes[1].name))), "{clock}");
+    assert!(
+        clock["what"].as_str().is_some_and(|what| what.contains(&format!("clock of {} is 3", cluster.nodes[1].name))),
+        "{clock}"
+    );
     let (_, versions) = until_found(&ends, &[], "versions", "9.9.9 on");
     assert_eq!(versions["severity"], "warning");
     assert_eq!(until_found(&ends, &[], "state", "states differ at log index").1["severity"], "error");
@@ -267,7 +271,12 @@ fn people_are_told_what_to_do_and_bad_arguments_are_refused() {
     assert!(text.contains("WARNING [replication_factor]") && text.contains("1 nodes checked: 0 errors"), "{text}");
     assert_eq!(run(&["--disk-free-min", "lots"]).status.code(), Some(2));
     let body = serde_json::json!({"value": 1});
-    assert_eq!(request(&cluster.nodes[0].http, &json("PUT", "/api/cluster/replication-factor", &body)).expect("an answer").status, 200);
+    assert_eq!(
+        request(&cluster.nodes[0].http, &json("PUT", "/api/cluster/replication-factor", &body))
+            .expect("an answer")
+            .status,
+        200
+    );
     let (_, report) = doctor(&endpoints(&cluster), &[]);
     assert!(finding(&report, "replication_factor", "").is_none(), "{report}");
 }

@@ -41,7 +41,10 @@ fn every_node_tells_that_a_node_is_down_and_up_and_who_leads() {
     let mut streams: Vec<Events> = others.iter().map(|index| follow(&cluster, *index)).collect();
     for (index, events) in others.iter().zip(&mut streams) {
         let state = events.must();
-        assert_eq!((state.name.as_str(), &state.data["node"]), ("state", &cluster.nodes[index - 1].name.as_str().into()));
+        assert_eq!(
+            (state.name.as_str(), &state.data["node"]),
+            ("state", &cluster.nodes[index - 1].name.as_str().into())
+        );
         assert_eq!(state.data["members"].as_array().map(Vec::len), Some(4), "{state:?}");
         assert!(state.data["cluster_id"].as_str().is_some_and(|id| id.len() == 16), "{state:?}");
     }
@@ -56,7 +59,8 @@ fn every_node_tells_that_a_node_is_down_and_up_and_who_leads() {
             assert!(event.id > id, "ids grow: {event:?} after {id:?}");
             id = event.id;
             down |= about(&event, "node_down");
-            elected |= event.name == "leader" && event.data["leader"].is_string() && event.data["leader"] != name.as_str();
+            elected |=
+                event.name == "leader" && event.data["leader"].is_string() && event.data["leader"] != name.as_str();
         }
     }
     // Whoever comes now is told so at once.
@@ -91,7 +95,8 @@ fn joins_leaves_and_the_replication_factor_are_told() {
     });
     assert_eq!(anew.data["node"], name.as_str());
     let body = serde_json::json!({"value": 1});
-    let answer = request(&cluster.node(1).http, &json("PUT", "/api/cluster/replication-factor", &body)).expect("an answer");
+    let answer =
+        request(&cluster.node(1).http, &json("PUT", "/api/cluster/replication-factor", &body)).expect("an answer");
     assert_eq!(answer.status, 200);
     let changed = until(&mut first, "the replication factor", |e| e.name == "replication_factor");
     assert_eq!((&changed.data["from"], &changed.data["to"]), (&3.into(), &1.into()));

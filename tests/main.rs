@@ -12,8 +12,8 @@ mod crash;
 
 mod dashboards;
 mod disk;
-mod doctor;
 mod diverged;
+mod doctor;
 mod events;
 mod faults;
 mod healing;

@@ -154,8 +154,11 @@ fn parse_sample(line: &str) -> Result<(String, Sample), String> {
     Ok((name.to_owned(), (labels, value)))
 }
 
+/// Of one histogram: by suffix, each bound with its value.
+type Parts<'a> = BTreeMap<&'a str, Vec<(f64, f64)>>;
+
 fn check_histogram(name: &str, family: &Family) -> Result<(), String> {
-    let mut series: BTreeMap<BTreeMap<String, String>, BTreeMap<&str, Vec<(f64, f64)>>> = BTreeMap::new();
+    let mut series: BTreeMap<BTreeMap<String, String>, Parts<'_>> = BTreeMap::new();
     for (sample, (labels, value)) in &family.samples {
         let part = sample.strip_prefix(name).ok_or_else(|| format!("{sample} in {name}"))?;
         let mut labels = labels.clone();
@@ -200,7 +203,9 @@ fn the_strict_reader_refuses_what_breaks_the_rules() {
     let good = "# HELP a_total Some.\n# TYPE a_total counter\na_total{x=\"1\"} 2\n";
     let read = |text: &str| Page::parse(text).and_then(|page| page.check());
     assert_eq!(read(good), Ok(()));
-    let histogram = |buckets: &str| format!("# HELP h_seconds Some.\n# TYPE h_seconds histogram\nh_seconds_sum 1\nh_seconds_count 2\n{buckets}");
+    let histogram = |buckets: &str| {
+        format!("# HELP h_seconds Some.\n# TYPE h_seconds histogram\nh_seconds_sum 1\nh_seconds_count 2\n{buckets}")
+    };
     let buckets = "h_seconds_bucket{le=\"1.0\"} 1\nh_seconds_bucket{le=\"+Inf\"} 2\n";
     assert_eq!(read(&histogram(buckets)), Ok(()));
     for bad in [
@@ -228,14 +233,19 @@ fn what_is_done_is_what_is_counted() {
     let mut cluster = Cluster::start(1);
     let node = cluster.node(1);
     let http = node.http.clone();
-    let (put_ok, get_missing) =
-        ([("route", ROUTE), ("method", "PUT"), ("status", "2xx")], [("route", ROUTE), ("method", "GET"), ("status", "4xx")]);
+    let (put_ok, get_missing) = (
+        [("route", ROUTE), ("method", "PUT"), ("status", "2xx")],
+        [("route", ROUTE), ("method", "GET"), ("status", "4xx")],
+    );
     let before = Page::of(node);
     let put_before = before.value("hexkv_http_requests_total", &put_ok).unwrap_or(0.0);
     let synced_before = before.must("hexkv_wal_sync_duration_seconds_count", &[]);
     let written_before = before.must("hexkv_wal_written_bytes_total", &[]);
     for i in 0..10 {
-        assert_eq!(request(&http, &put(&format!("/api/kv/metric/{i}"), vec![b'x'; 1000])).expect("an answer").status, 200);
+        assert_eq!(
+            request(&http, &put(&format!("/api/kv/metric/{i}"), vec![b'x'; 1000])).expect("an answer").status,
+            200
+        );
     }
     for _ in 0..3 {
         assert_eq!(request(&http, &get("/api/kv/nowhere")).expect("an answer").status, 404);
@@ -289,7 +299,8 @@ fn what_is_refused_and_snapshots_are_counted() {
             }
         });
         let page = Page::of(node);
-        let (refused, built) = (page.must("hexkv_http_overloaded_total", &[]), page.must("hexkv_snapshots_built_total", &[]));
+        let (refused, built) =
+            (page.must("hexkv_http_overloaded_total", &[]), page.must("hexkv_snapshots_built_total", &[]));
         if refused < 1.0 || built < 1.0 {
             return Err(format!("{refused} refused, {built} built"));
         }
@@ -318,7 +329,8 @@ fn metrics_agree_with_the_status_on_every_node() {
             assert_eq!(page.must("hexkv_cluster_voters", &[]), 3.0);
             assert_eq!(page.must("hexkv_raft_is_leader", &[]), f64::from(u8::from(index == leader)));
             assert_eq!(page.0["hexkv_peer_up"].samples.len(), 3, "each other member");
-            let member = before["members"].as_array().ok_or("no members")?.iter().find(|m| m["name"] == node.name.as_str());
+            let member =
+                before["members"].as_array().ok_or("no members")?.iter().find(|m| m["name"] == node.name.as_str());
             let holds = member.ok_or("not a member")?["role"] != "standby";
             let position = if holds { "holder" } else { "standby" };
             page.value("hexkv_node_info", &[("position", position), ("node", &node.name)]).ok_or("another position")?;

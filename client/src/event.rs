@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::api::{
-    EventsEnd, LeaderEvent, MembershipEvent, NodeEvent, ReplicationFactorEvent, StateEvent, StepEvent,
-};
+use crate::api::{EventsEnd, LeaderEvent, MembershipEvent, NodeEvent, ReplicationFactorEvent, StateEvent, StepEvent};
 use crate::client::Call;
 use crate::sse::{Event, EventStream, Next, RETRY_PAUSE};
 use crate::{Client, Error};

@@ -62,7 +62,8 @@ fn check_data_dir(path: &Path) -> DataDirCheck {
     let writable = rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
     let mode = std::fs::metadata(path).map(|found| found.permissions().mode() & 0o777);
     let space = rustix::fs::statvfs(path);
-    let bytes = |blocks: fn(&rustix::fs::StatVfs) -> u64| space.as_ref().map_or(0, |s| blocks(s).saturating_mul(s.f_frsize));
+    let bytes =
+        |blocks: fn(&rustix::fs::StatVfs) -> u64| space.as_ref().map_or(0, |s| blocks(s).saturating_mul(s.f_frsize));
     DataDirCheck {
         path: path.display().to_string(),
         mode: mode.as_ref().map(|mode| format!("{mode:o}")).unwrap_or_default(),

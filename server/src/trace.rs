@@ -165,7 +165,9 @@ mod tests {
     #[test]
     fn no_header_is_no_trace_and_a_bad_one_a_new_trace() {
         assert_eq!(Trace::of(&HeaderMap::new()), None);
-        let with = |text: &'static str| HeaderMap::from_iter([("traceparent".parse().unwrap(), HeaderValue::from_static(text))]);
+        let with = |text: &'static str| {
+            HeaderMap::from_iter([("traceparent".parse().unwrap(), HeaderValue::from_static(text))])
+        };
         assert_eq!(Trace::of(&with(GOOD)), GOOD.parse().ok());
         let (one, other) = (Trace::of(&with("nonsense")).unwrap(), Trace::of(&with("nonsense")).unwrap());
         assert!(one != other && !one.parent.sampled && one.parent.trace_id != 0);

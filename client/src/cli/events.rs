@@ -9,9 +9,11 @@ use super::output::{self, Output};
 use super::{Failure, Global, TIMEOUT};
 
 #[derive(Debug, Args)]
-#[command(after_help = "What a node tells is what it sees itself. When it is gone, another of --endpoints is asked, and the first line \
+#[command(
+    after_help = "What a node tells is what it sees itself. When it is gone, another of --endpoints is asked, and the first line \
                   is the state again.\n\nExamples:\n  client events\n  \
-                  client --endpoints 127.0.0.1:4000,127.0.0.1:4010 events --output json")]
+                  client --endpoints 127.0.0.1:4000,127.0.0.1:4010 events --output json"
+)]
 pub struct Arguments {}
 
 /// Prints what happens to the cluster, one event a line.
@@ -34,7 +36,11 @@ fn sentence(event: &ClusterEvent) -> String {
     let (time, node, what) = match event {
         ClusterEvent::State(e) => {
             let (leader, members) = (leader(e.leader.as_ref()), members(&e.members));
-            (&e.time, &e.node, format!("state: {leader}, term {}, replication factor {}; {members}", e.term, e.replication_factor))
+            (
+                &e.time,
+                &e.node,
+                format!("state: {leader}, term {}, replication factor {}; {members}", e.term, e.replication_factor),
+            )
         }
         ClusterEvent::NodeDown(e) => (&e.time, &e.node, format!("{} is down", e.member)),
         ClusterEvent::NodeUp(e) => (&e.time, &e.node, format!("{} is up again", e.member)),

@@ -69,7 +69,9 @@ impl Events {
     /// Follows from now on.
     fn follow(&self, time: &str, node: &str) -> Result<Reader, Error> {
         let room = self.room.clone().try_acquire_owned().map_err(|_| {
-            let why = format!("{EVENT_READERS_MAX} readers follow the events of this node, the most it takes; ask another node");
+            let why = format!(
+                "{EVENT_READERS_MAX} readers follow the events of this node, the most it takes; ask another node"
+            );
             Error::new(hexkv_client::api::Code::Overloaded, why)
         })?;
         let current = self.current.lock();
@@ -172,7 +174,13 @@ mod tests {
     use super::*;
 
     fn seen(term: u64) -> Seen {
-        Seen { cluster_id: Some(1), leader: Some("a@h".into()), term, replication_factor: 3, members: Default::default() }
+        Seen {
+            cluster_id: Some(1),
+            leader: Some("a@h".into()),
+            term,
+            replication_factor: 3,
+            members: Default::default(),
+        }
     }
 
     #[tokio::test]
@@ -190,7 +198,10 @@ mod tests {
         drop(reader);
         assert_eq!(events.readers(), 0);
         let again = events.follow("t", "n").expect("there is room").first.expect("a state");
-        assert!(String::from_utf8_lossy(&again).contains(&format!("\"term\":{}", 2 + EVENTS_QUEUED_MAX)), "it is level");
+        assert!(
+            String::from_utf8_lossy(&again).contains(&format!("\"term\":{}", 2 + EVENTS_QUEUED_MAX)),
+            "it is level"
+        );
     }
 
     #[test]

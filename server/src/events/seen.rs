@@ -33,9 +33,18 @@ pub(super) enum Told {
     Down(String),
     Up(String),
     /// `another` than the one before; otherwise there is none now, or the same one in another term.
-    Leader { another: bool },
-    Membership { joined: Vec<String>, left: Vec<String>, changed: Vec<String> },
-    ReplicationFactor { from: u32, to: u32 },
+    Leader {
+        another: bool,
+    },
+    Membership {
+        joined: Vec<String>,
+        left: Vec<String>,
+        changed: Vec<String>,
+    },
+    ReplicationFactor {
+        from: u32,
+        to: u32,
+    },
 }
 
 impl Seen {
@@ -65,9 +74,15 @@ impl Seen {
     }
 
     fn membership_news(&self, now: &Self) -> Option<Told> {
-        let same = |name: &String, member: &SeenMember, other: &Self| other.members.get(name).is_some_and(|m| m.id == member.id);
+        let same = |name: &String, member: &SeenMember, other: &Self| {
+            other.members.get(name).is_some_and(|m| m.id == member.id)
+        };
         let absent = |from: &Self, other: &Self| -> Vec<String> {
-            from.members.iter().filter(|(name, member)| !same(name, member, other)).map(|(name, _)| name.clone()).collect()
+            from.members
+                .iter()
+                .filter(|(name, member)| !same(name, member, other))
+                .map(|(name, _)| name.clone())
+                .collect()
         };
         let (joined, left) = (absent(now, self), absent(self, now));
         let another_role = |(name, member): &(&String, &SeenMember)| {
@@ -108,9 +123,9 @@ mod tests {
     use super::*;
 
     fn seen(members: &[(&str, NodeId, Role, MemberState)]) -> Seen {
-        let members = members.iter().map(|(name, id, role, state)| {
-            ((*name).to_owned(), SeenMember { id: *id, role: *role, state: *state })
-        });
+        let members = members
+            .iter()
+            .map(|(name, id, role, state)| ((*name).to_owned(), SeenMember { id: *id, role: *role, state: *state }));
         let leader = Some("a".to_owned());
         Seen { cluster_id: Some(7), leader, term: 1, replication_factor: 3, members: members.collect() }
     }
@@ -151,10 +166,7 @@ mod tests {
         assert_eq!(before.news(&nobody), [Told::Leader { another: false }]);
         assert_eq!(nobody.news(&Seen { term: 3, ..nobody.clone() }), [], "a term without a leader is no news");
         let other = Seen { leader: Some("b".into()), term: 3, replication_factor: 5, ..before.clone() };
-        assert_eq!(
-            nobody.news(&other),
-            [Told::Leader { another: true }, Told::ReplicationFactor { from: 3, to: 5 }]
-        );
+        assert_eq!(nobody.news(&other), [Told::Leader { another: true }, Told::ReplicationFactor { from: 3, to: 5 }]);
         assert_eq!(before.news(&Seen { term: 9, ..before.clone() }), [Told::Leader { another: false }]);
         assert_eq!(before.news(&Seen { cluster_id: Some(8), ..other }), [Told::State]);
     }

@@ -98,7 +98,8 @@ async fn who_is_heard(node: &Node, core: &Core, began: Instant, before: Heard) -
             members.iter().map(|m| (m.node_id, state(m.node_id))).collect()
         }
         Position::Standby => {
-            let Ok(PeerResponse::MemberHealth(all)) = node.ask_leader(PeerRequest::MemberHealth, ASK_TIMEOUT).await else {
+            let Ok(PeerResponse::MemberHealth(all)) = node.ask_leader(PeerRequest::MemberHealth, ASK_TIMEOUT).await
+            else {
                 return before;
             };
             debug_assert!(core.id == me, "a core belongs to the identity");

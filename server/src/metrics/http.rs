@@ -83,7 +83,11 @@ impl HttpMetrics {
                 })
             })
         });
-        page.counters("hexkv_http_requests", "Requests that were answered, by route, method and class of status", answers)?;
+        page.counters(
+            "hexkv_http_requests",
+            "Requests that were answered, by route, method and class of status",
+            answers,
+        )?;
         page.histograms(
             "hexkv_http_request_duration_seconds",
             "Time from a request's head to its answer's head, waiting that the client asked for included",

@@ -166,9 +166,12 @@ mod tests {
         let values = Histogram::new([0.1, 1.0]);
         [0.05, 0.5, 5.0].into_iter().for_each(|value| values.observe(value));
         let page = render(move |page| page.histogram("h_seconds", "How long", &values)).expect("written");
-        for line in
-            ["h_seconds_sum 5.55", "h_seconds_count 3", "h_seconds_bucket{le=\"0.1\"} 1", "h_seconds_bucket{le=\"+Inf\"} 3"]
-        {
+        for line in [
+            "h_seconds_sum 5.55",
+            "h_seconds_count 3",
+            "h_seconds_bucket{le=\"0.1\"} 1",
+            "h_seconds_bucket{le=\"+Inf\"} 3",
+        ] {
             assert!(page.lines().any(|l| l == line), "{line}: {page}");
         }
     }

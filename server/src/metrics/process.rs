@@ -22,11 +22,7 @@ pub(super) fn tell(page: &mut Page<'_>) -> fmt::Result {
         stat.as_ref().map(|stat| stat.rss_bytes().get() as f64),
     )?;
     page.gauge_if("process_virtual_memory_bytes", "Virtual memory", stat.as_ref().map(|stat| stat.vsize as f64))?;
-    page.gauge_if(
-        "process_threads",
-        "Threads",
-        stat.as_ref().map(|stat| stat.num_threads as f64),
-    )?;
+    page.gauge_if("process_threads", "Threads", stat.as_ref().map(|stat| stat.num_threads as f64))?;
     page.gauge_if(
         "process_open_fds",
         "Open file descriptors, connections included",

@@ -5,7 +5,11 @@ use std::fmt;
 use openraft::{ServerState, async_runtime::WatchReceiver};
 
 use super::page::Page;
-use crate::{core::Core, node::{Node, Position}, service::member_health};
+use crate::{
+    core::Core,
+    node::{Node, Position},
+    service::member_health,
+};
 
 /// The states of a node in Raft, by the names of their label.
 const STATES: [(ServerState, &str); 5] = [
@@ -18,7 +22,11 @@ const STATES: [(ServerState, &str); 5] = [
 
 pub(super) fn tell(page: &mut Page<'_>, node: &Node) -> fmt::Result {
     cluster(page, node)?;
-    page.counter("hexkv_raft_elections_started", "Elections in which this node stood", node.metrics.elections.get() as f64)?;
+    page.counter(
+        "hexkv_raft_elections_started",
+        "Elections in which this node stood",
+        node.metrics.elections.get() as f64,
+    )?;
     page.counter(
         "hexkv_raft_leader_changes",
         "Times that this node learned of another leader than the one before",
@@ -71,7 +79,11 @@ fn consensus(page: &mut Page<'_>, core: &Core) -> fmt::Result {
     let applied = core.state.applied().map_or(0, |id| id.index);
     page.gauge("hexkv_raft_applied_index", "Log index up to which entries are applied", applied as f64)?;
     page.gauge("hexkv_raft_last_log_index", "Last index of the log", metrics.last_log_index.unwrap_or(0) as f64)?;
-    page.gauge("hexkv_raft_durable_index", "Log index up to which entries are on disk", core.log.durable().borrow().saturating_sub(1) as f64)
+    page.gauge(
+        "hexkv_raft_durable_index",
+        "Log index up to which entries are on disk",
+        core.log.durable().borrow().saturating_sub(1) as f64,
+    )
 }
 
 fn peers(page: &mut Page<'_>, node: &Node, core: &Core) -> fmt::Result {

@@ -8,15 +8,27 @@ use crate::node::Node;
 pub(super) fn tell(page: &mut Page<'_>, node: &Node) -> fmt::Result {
     let Some(core) = node.core() else { return Ok(()) };
     let (log, timings) = (core.log.stats(), core.log.timings());
-    page.histogram("hexkv_wal_sync_duration_seconds", "Time of one sync of the write-ahead log", &timings.sync_seconds)?;
+    page.histogram(
+        "hexkv_wal_sync_duration_seconds",
+        "Time of one sync of the write-ahead log",
+        &timings.sync_seconds,
+    )?;
     page.histogram(
         "hexkv_wal_batch_operations",
         "Appends and votes that shared one write and one sync",
         &timings.batch_operations,
     )?;
-    page.counter("hexkv_wal_written_bytes", "Bytes of entries written to the log since it was opened", log.appended_bytes as f64)?;
+    page.counter(
+        "hexkv_wal_written_bytes",
+        "Bytes of entries written to the log since it was opened",
+        log.appended_bytes as f64,
+    )?;
     page.gauge("hexkv_wal_segments", "Files of the log in use", log.segments as f64)?;
-    page.gauge("hexkv_wal_disk_bytes", "Disk that the log takes, the file prepared ahead included", log.disk_bytes as f64)?;
+    page.gauge(
+        "hexkv_wal_disk_bytes",
+        "Disk that the log takes, the file prepared ahead included",
+        log.disk_bytes as f64,
+    )?;
     page.gauge("hexkv_wal_entry_bytes", "Bytes of the entries that the log keeps", log.entry_bytes as f64)?;
     state(page, &core.state)?;
     snapshots(page, &core.state)
@@ -32,7 +44,11 @@ fn state(page: &mut Page<'_>, state: &hexkv_store::state_machine::State) -> fmt:
     // A state that cannot be read stops the node, which says why.
     let stats = state.stats().inspect_err(|e| tracing::debug!(error = %e, "the state's size cannot be read")).ok();
     let of = |value: fn(&hexkv_store::state_machine::StateStats) -> f64| stats.as_ref().map(value);
-    page.gauge_if("hexkv_state_disk_bytes", "Disk that sled takes; memory with ENGINE=memory", of(|s| s.engine_bytes as f64))?;
+    page.gauge_if(
+        "hexkv_state_disk_bytes",
+        "Disk that sled takes; memory with ENGINE=memory",
+        of(|s| s.engine_bytes as f64),
+    )?;
     page.gauge_if(
         "hexkv_state_unpersisted_entries",
         "Applied entries that sled does not hold yet",
@@ -54,7 +70,11 @@ fn snapshots(page: &mut Page<'_>, state: &hexkv_store::state_machine::State) -> 
     page.histogram("hexkv_snapshot_build_duration_seconds", "Time of building one snapshot", &counts.build_seconds)?;
     page.counter("hexkv_snapshots_built", "Snapshots built by this node", counts.built.get() as f64)?;
     page.counter("hexkv_snapshots_installed", "Snapshots taken over from another node", counts.installed.get() as f64)?;
-    page.gauge("hexkv_snapshot_bytes", "Size of the newest snapshot; 0 = there is none", state.snapshot_bytes() as f64)?;
+    page.gauge(
+        "hexkv_snapshot_bytes",
+        "Size of the newest snapshot; 0 = there is none",
+        state.snapshot_bytes() as f64,
+    )?;
     page.gauge(
         "hexkv_snapshot_index",
         "Log index of the newest snapshot; 0 = there is none",

@@ -19,7 +19,8 @@ pub(super) fn tell(page: &mut Page<'_>, node: &Arc<Node>) -> fmt::Result {
     page.gauge("hexkv_event_readers", "Readers of /api/cluster/events", node.events.readers() as f64)?;
     let Some(core) = node.core() else { return Ok(()) };
     page.gauge("hexkv_leases", "Leases in this node's state", core.state.lease_count() as f64)?;
-    let rounds = [(Basis::Quorum, "quorum"), (Basis::Lease, "lease")].map(|(basis, name)| (name, core.reads.counts(basis)));
+    let rounds =
+        [(Basis::Quorum, "quorum"), (Basis::Lease, "lease")].map(|(basis, name)| (name, core.reads.counts(basis)));
     page.counters(
         "hexkv_read_rounds",
         "Rounds that confirmed linearizable reads (quorum) or reads under the lease (lease); reads share them",

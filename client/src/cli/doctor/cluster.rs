@@ -30,8 +30,14 @@ pub fn findings(seen: &Seen) -> Vec<Finding> {
 fn of_status(status: &ClusterStatus) -> Vec<Finding> {
     let mut found = Vec::new();
     match &status.leader {
-        None => found.push(Finding::error("quorum", "no leader is known", "start nodes until a majority of the voters is up and connected")),
-        Some(_) if !status.quorum => found.push(Finding::error("quorum", "a majority of the voters is not up", "start the voters that are down")),
+        None => found.push(Finding::error(
+            "quorum",
+            "no leader is known",
+            "start nodes until a majority of the voters is up and connected",
+        )),
+        Some(_) if !status.quorum => {
+            found.push(Finding::error("quorum", "a majority of the voters is not up", "start the voters that are down"))
+        }
         Some(_) => {}
     }
     for member in &status.members {
@@ -40,7 +46,14 @@ fn of_status(status: &ClusterStatus) -> Vec<Finding> {
             found.push(Finding::error("members", "the leader does not hear it", next).of(&member.name));
         }
         if let Some(lag) = member.lag_entries.filter(|lag| *lag > LAG_ENTRIES_MAX && member.role != Role::Standby) {
-            found.push(Finding::warning("lag", format!("it lacks {lag} entries of the log"), "see its disk and network; a node that stays behind adds nothing to safety").of(&member.name));
+            found.push(
+                Finding::warning(
+                    "lag",
+                    format!("it lacks {lag} entries of the log"),
+                    "see its disk and network; a node that stays behind adds nothing to safety",
+                )
+                .of(&member.name),
+            );
         }
     }
     found
@@ -52,7 +65,10 @@ fn of_replication_factor(status: &ClusterStatus) -> Vec<Finding> {
     if factor > 1 && factor.is_multiple_of(2) {
         found.push(Finding::warning(
             "replication_factor",
-            format!("the replication factor {factor} is even: {factor} voters survive no more losses than {}", factor - 1),
+            format!(
+                "the replication factor {factor} is even: {factor} voters survive no more losses than {}",
+                factor - 1
+            ),
             format!("client replication-factor {}", factor + 1),
         ));
     }
@@ -60,7 +76,11 @@ fn of_replication_factor(status: &ClusterStatus) -> Vec<Finding> {
         found.push(Finding::warning(
             "replication_factor",
             format!("the replication factor is {factor}, the cluster has {members} members"),
-            format!("let {} more nodes join, or: client replication-factor {}", factor - members, if members.is_multiple_of(2) { members - 1 } else { members }),
+            format!(
+                "let {} more nodes join, or: client replication-factor {}",
+                factor - members,
+                if members.is_multiple_of(2) { members - 1 } else { members }
+            ),
         ));
     }
     found
@@ -74,11 +94,10 @@ fn of_clocks(seen: &Seen) -> Option<Finding> {
     let apart = least.saturating_sub(most);
     let what = format!("the clock of {ahead} is {:.1} s ahead of that of {behind}, at least", apart as f64 / 1000.0);
     let next = "run a time service (chrony, systemd-timesyncd) on all nodes; a lease never ends early for it, but lease reads and log lines trust clocks";
-    match apart {
-        ..=CLOCK_WARNING_MS => None,
-        ..=CLOCK_ERROR_MS => Some(Finding::warning("clock", what, next)),
-        _ => Some(Finding::error("clock", what, next)),
+    if apart > CLOCK_ERROR_MS {
+        return Some(Finding::error("clock", what, next));
     }
+    (apart > CLOCK_WARNING_MS).then(|| Finding::warning("clock", what, next))
 }
 
 fn of_versions(seen: &Seen) -> Option<Finding> {
@@ -86,9 +105,14 @@ fn of_versions(seen: &Seen) -> Option<Finding> {
     for check in seen.nodes.iter().filter_map(|node| node.check.as_ref().ok()) {
         versions.entry(&check.version).or_default().push(&check.node);
     }
-    let told: Vec<String> = versions.iter().map(|(version, nodes)| format!("{version} on {}", nodes.join(", "))).collect();
+    let told: Vec<String> =
+        versions.iter().map(|(version, nodes)| format!("{version} on {}", nodes.join(", "))).collect();
     (versions.len() > 1).then(|| {
-        Finding::warning("versions", format!("versions differ: {}", told.join("; ")), "finish the upgrade: restart the older ones with the newer binary, one at a time")
+        Finding::warning(
+            "versions",
+            format!("versions differ: {}", told.join("; ")),
+            "finish the upgrade: restart the older ones with the newer binary, one at a time",
+        )
     })
 }
 
@@ -97,7 +121,9 @@ fn of_states(seen: &Seen) -> Vec<Finding> {
     let mut found = Vec::new();
     for node in &seen.nodes {
         if let Some(why) = node.check.as_ref().ok().and_then(|check| check.divergent.as_ref()) {
-            found.push(Finding::error("state", format!("its state differs from the majority's: {why}"), NEXT).of(&node.name));
+            found.push(
+                Finding::error("state", format!("its state differs from the majority's: {why}"), NEXT).of(&node.name),
+            );
         }
     }
     let mut by_index: BTreeMap<u64, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
@@ -106,7 +132,11 @@ fn of_states(seen: &Seen) -> Vec<Finding> {
     }
     for (index, hashes) in by_index.iter().filter(|(_, hashes)| hashes.len() > 1) {
         let groups: Vec<String> = hashes.values().map(|names| names.join(", ")).collect();
-        found.push(Finding::error("state", format!("states differ at log index {index}: {}", groups.join(" / ")), NEXT));
+        found.push(Finding::error(
+            "state",
+            format!("states differ at log index {index}: {}", groups.join(" / ")),
+            NEXT,
+        ));
     }
     found
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
-use hexkv_client::api::{ClusterStatus, HashAnswer, NodeCheck};
+use hexkv_client::api::{ClusterStatus, HashAnswer, NodeCheck, Role};
 use hexkv_client::cluster::HealthCheck;
 use hexkv_client::port_holder::listener_on;
 use hexkv_client::{Client, Endpoint, Error};
@@ -61,7 +61,11 @@ pub async fn gather(global: &Global) -> Result<Seen, Failure> {
             Ok(status) => {
                 known.push((status.node.clone(), endpoint.clone()));
                 // Whoever knows a leader knows more.
-                if seen.status.as_ref().is_none_or(|best| (best.leader.is_some(), best.term) < (status.leader.is_some(), status.term)) {
+                if seen
+                    .status
+                    .as_ref()
+                    .is_none_or(|best| (best.leader.is_some(), best.term) < (status.leader.is_some(), status.term))
+                {
                     seen.status = Some(status);
                 }
                 None
@@ -78,7 +82,8 @@ pub async fn gather(global: &Global) -> Result<Seen, Failure> {
     }
     known.sort_by(|a, b| a.0.cmp(&b.0));
     known.dedup_by(|a, b| a.0 == b.0);
-    let asked = known.into_iter().map(|(name, http)| async move { Ok::<_, Failure>(ask(&clients(&http)?, name, &http).await) });
+    let asked =
+        known.into_iter().map(|(name, http)| async move { Ok::<_, Failure>(ask(&clients(&http)?, name, &http).await) });
     seen.nodes = join_all(asked).await.into_iter().collect::<Result<_, _>>()?;
     hashes(global, &mut seen).await?;
     Ok(seen)
@@ -115,27 +120,30 @@ fn now_ms() -> i64 {
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// While there are writes, nodes are rarely at one index; it is tried some times.
+/// Of those that hold the data. While there are writes, they are rarely at one index; it is tried some times.
 async fn hashes(global: &Global, seen: &mut Seen) -> Result<(), Failure> {
+    let members = seen.status.iter().flat_map(|status| &status.members);
+    let holders: Vec<String> = members.filter(|m| m.role != Role::Standby).map(|m| m.name.clone()).collect();
     for round in 0..HASH_ROUNDS {
         if round > 0 {
             tokio::time::sleep(HASH_PAUSE).await;
         }
-        let asked = seen.nodes.iter().map(|node| async move {
-            let endpoint: Endpoint = node.http.parse()?;
-            Ok::<_, Failure>(global.client_of(vec![endpoint], NODE_TIMEOUT)?.hash().await.ok())
+        let asked = seen.nodes.iter().map(|node| {
+            let wanted = node.check.is_ok() && holders.contains(&node.name);
+            async move {
+                if !wanted {
+                    return Ok(None);
+                }
+                let endpoint: Endpoint = node.http.parse()?;
+                Ok::<_, Failure>(global.client_of(vec![endpoint], NODE_TIMEOUT)?.hash().await.ok())
+            }
         });
-        let reachable = seen.nodes.iter().filter(|node| node.check.is_ok()).count();
-        let answers: Vec<Option<HashAnswer>> = if reachable == 0 {
-            return Ok(());
-        } else {
-            join_all(asked).await.into_iter().collect::<Result<_, _>>()?
-        };
+        let answers: Vec<Option<HashAnswer>> = join_all(asked).await.into_iter().collect::<Result<_, _>>()?;
         for (node, answer) in seen.nodes.iter_mut().zip(answers) {
             node.hash = answer;
         }
-        let holders = || seen.nodes.iter().filter_map(|node| node.hash.as_ref()).map(|hash| hash.applied_index);
-        if holders().min() == holders().max() {
+        let at = || seen.nodes.iter().filter_map(|node| node.hash.as_ref()).map(|hash| hash.applied_index);
+        if at().min() == at().max() {
             return Ok(());
         }
     }

@@ -22,10 +22,12 @@ use super::{Failure, Global};
 const DISK_FREE_MIN_BYTES: u64 = 1 << 30;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Asks --endpoints and every member that they know. Exit code 0: nothing of severity error was found. 1: something \
+#[command(
+    after_help = "Asks --endpoints and every member that they know. Exit code 0: nothing of severity error was found. 1: something \
                   was. Warnings alone are 0.\n\nExamples:\n  client doctor\n  \
                   client --endpoints 127.0.0.1:4000,127.0.0.1:4010 doctor --output json\n  \
-                  client doctor --disk-free-min 10GiB")]
+                  client doctor --disk-free-min 10GiB"
+)]
 pub struct Arguments {
     /// Warn about data directories with less free disk than this, in bytes or like 10GiB
     #[arg(long, value_name = "SIZE", value_parser = size, default_value_t = DISK_FREE_MIN_BYTES)]
@@ -46,7 +48,8 @@ fn size(text: &str) -> Result<u64, String> {
     ];
     let unit = UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
     let (number, bytes) = unit.unwrap_or((text, 1));
-    let number: u64 = number.trim().parse().map_err(|_| "a number of bytes, or one with KiB, MiB, GiB, TiB behind it")?;
+    let number: u64 =
+        number.trim().parse().map_err(|_| "a number of bytes, or one with KiB, MiB, GiB, TiB behind it")?;
     number.checked_mul(bytes).ok_or_else(|| "larger than any disk".to_owned())
 }
 

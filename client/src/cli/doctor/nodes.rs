@@ -49,7 +49,11 @@ fn of_endpoint(seen: &EndpointSeen) -> Option<Finding> {
 fn of_node(node: &NodeSeen, disk_free_min: u64) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Some(why) = node.not_ready.as_ref().filter(|_| node.check.is_ok()) {
-        found.push(Finding::error("ready", format!("it serves no linearizable requests: {why}"), "see the other findings; `client status --explain` says what is waited for"));
+        found.push(Finding::error(
+            "ready",
+            format!("it serves no linearizable requests: {why}"),
+            "see the other findings; `client status --explain` says what is waited for",
+        ));
     }
     match &node.check {
         Ok(check) => {
@@ -78,10 +82,18 @@ fn of_disk(check: &NodeCheck, disk_free_min: u64) -> Vec<Finding> {
         found.push(Finding::warning("disk", free, next));
     }
     if let Some(why) = &dir.not_writable {
-        found.push(Finding::error("data_dir", format!("{} cannot be written to: {why}", dir.path), "give it to the user that runs the node (chown), and mount it for writing"));
+        found.push(Finding::error(
+            "data_dir",
+            format!("{} cannot be written to: {why}", dir.path),
+            "give it to the user that runs the node (chown), and mount it for writing",
+        ));
     }
     if u32::from_str_radix(&dir.mode, 8).is_ok_and(|mode| mode & MODE_WRITE_OF_OTHERS != 0) {
-        found.push(Finding::warning("data_dir", format!("others may write to {} (mode {})", dir.path, dir.mode), format!("chmod 700 {}", dir.path)));
+        found.push(Finding::warning(
+            "data_dir",
+            format!("others may write to {} (mode {})", dir.path, dir.mode),
+            format!("chmod 700 {}", dir.path),
+        ));
     }
     found
 }
@@ -89,11 +101,17 @@ fn of_disk(check: &NodeCheck, disk_free_min: u64) -> Vec<Finding> {
 fn of_limits(check: &NodeCheck) -> Option<Finding> {
     let max = check.open_files_max?;
     let open = check.open_files.unwrap_or(0);
-    let next = format!("raise the hard limit (`ulimit -Hn`, LimitNOFILE=) to {OPEN_FILES_MIN} or above and restart the node");
+    let next =
+        format!("raise the hard limit (`ulimit -Hn`, LimitNOFILE=) to {OPEN_FILES_MIN} or above and restart the node");
     if open.saturating_mul(100) > max.saturating_mul(OPEN_FILES_USED_PERCENT_MAX) {
-        return Some(Finding::error("open_files", format!("{open} of {max} files are open, connections included"), next));
+        return Some(Finding::error(
+            "open_files",
+            format!("{open} of {max} files are open, connections included"),
+            next,
+        ));
     }
-    (max < OPEN_FILES_MIN).then(|| Finding::warning("open_files", format!("only {max} files may be open, connections included"), next))
+    (max < OPEN_FILES_MIN)
+        .then(|| Finding::warning("open_files", format!("only {max} files may be open, connections included"), next))
 }
 
 fn of_cookie(check: &NodeCheck) -> Option<Finding> {
@@ -142,7 +160,11 @@ fn of_peers(check: &NodeCheck) -> Vec<Finding> {
         }
     }
     if !["ok", "off"].contains(&check.port_mapper.as_str()) {
-        found.push(Finding::warning("names", format!("the node is not registered: {}", check.port_mapper), "see what listens on EPMD_PORT of its host"));
+        found.push(Finding::warning(
+            "names",
+            format!("the node is not registered: {}", check.port_mapper),
+            "see what listens on EPMD_PORT of its host",
+        ));
     }
     let mut told = BTreeSet::new();
     found.retain(|finding| told.insert((finding.check, finding.what.clone())));

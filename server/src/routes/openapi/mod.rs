@@ -17,8 +17,8 @@ use axum::{
     http::{HeaderValue, Response, header},
 };
 use hexkv_client::api::{
-    EventMember, EventsEnd, LeaderEvent, MemberState, MembershipEvent, NodeEvent, ReplicationFactorEvent, StateEvent, StepEvent, WatchChange,
-    WatchClosed, WatchCompacted, WatchProgress,
+    EventMember, EventsEnd, LeaderEvent, MemberState, MembershipEvent, NodeEvent, ReplicationFactorEvent, StateEvent,
+    StepEvent, WatchChange, WatchClosed, WatchCompacted, WatchProgress,
 };
 use serde_json::{Map, Value, json};
 use utoipa::{
