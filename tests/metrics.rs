@@ -63,7 +63,7 @@ impl Page {
     fn check(&self) -> Result<(), String> {
         for (name, family) in &self.0 {
             let at = |why: &str| Err(format!("{name}: {why}: {family:?}"));
-            if family.help.len() < 5 || !family.help.ends_with('.') {
+            if family.help.len() < 5 {
                 return at("no HELP to speak of");
             }
             if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
@@ -154,8 +154,11 @@ fn parse_sample(line: &str) -> Result<(String, Sample), String> {
     Ok((name.to_owned(), (labels, value)))
 }
 
+/// Of one histogram: by suffix, each bound with its value.
+type Parts<'a> = BTreeMap<&'a str, Vec<(f64, f64)>>;
+
 fn check_histogram(name: &str, family: &Family) -> Result<(), String> {
-    let mut series: BTreeMap<BTreeMap<String, String>, BTreeMap<&str, Vec<(f64, f64)>>> = BTreeMap::new();
+    let mut series: BTreeMap<BTreeMap<String, String>, Parts<'_>> = BTreeMap::new();
     for (sample, (labels, value)) in &family.samples {
         let part = sample.strip_prefix(name).ok_or_else(|| format!("{sample} in {name}"))?;
         let mut labels = labels.clone();

@@ -5,7 +5,7 @@ use http::Method;
 use serde::Serialize;
 
 use crate::api::{
-    ClusterStatus, ExplainAnswer, HashAnswer, HealthAnswer, JoinRequest, MemberStatus, MembersAnswer,
+    ClusterStatus, ExplainAnswer, HashAnswer, HealthAnswer, JoinRequest, MemberStatus, MembersAnswer, NodeCheck,
     ReplicationFactorRequest, TransferLeaderRequest,
 };
 use crate::client::{Call, Effect, decode};
@@ -36,6 +36,14 @@ impl Client {
     /// See [`Error`]; never [`Error::Indeterminate`].
     pub async fn status(&self) -> Result<ClusterStatus, Error> {
         decode(&self.call(&Call::read("/api/cluster/status".to_owned())).await?, Effect::Read)
+    }
+
+    /// What the asked node finds out about itself and its way to the others.
+    ///
+    /// # Errors
+    /// See [`Error`]; never [`Error::Indeterminate`].
+    pub async fn check(&self) -> Result<NodeCheck, Error> {
+        decode(&self.call(&Call::read("/api/cluster/check".to_owned())).await?, Effect::Read)
     }
 
     /// The members, by name.

@@ -59,6 +59,24 @@ pub enum PeerRequest {
     Explain,
     /// Agree to who founds the cluster, while there is none. Guests may ask.
     Founding(FoundingRequest),
+    /// As [`Self::Propose`], for a request that is followed through the logs.
+    ProposeTraced {
+        /// The command.
+        proposal: Proposal,
+        /// What it is followed by.
+        trace: TraceParent,
+    },
+}
+
+/// What a request is followed by: the parts of a W3C `traceparent`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceParent {
+    /// The whole way of the request.
+    pub trace_id: u128,
+    /// Whoever sent it; 0 = not known.
+    pub parent_id: u64,
+    /// It is to be recorded.
+    pub sampled: bool,
 }
 
 impl PeerRequest {
@@ -99,6 +117,13 @@ pub enum PeerResponse {
     Error(PeerError),
     /// To [`PeerRequest::Founding`].
     Founding(FoundingAnswer),
+    /// To [`PeerRequest::ProposeTraced`].
+    OutcomeAt {
+        /// As [`Self::Outcome`].
+        outcome: Outcome,
+        /// Index of its log entry.
+        index: u64,
+    },
 }
 
 /// Why a peer did not answer a request.

@@ -29,6 +29,7 @@ use crate::{
     leases::Lessor,
     read_rounds::{lease_round, quorum_round},
     reads::{ReadIndex, Round},
+    trace,
 };
 
 /// openraft over our types.
@@ -210,7 +211,10 @@ impl Core {
         proposal.time_ms = self.unix_time_ms();
         proposal.uptime_ms = self.began.elapsed().as_millis() as u64;
         match tokio::time::timeout(timeout, self.raft.client_write(proposal)).await {
-            Ok(Ok(answer)) => Ok(answer.data),
+            Ok(Ok(answer)) => {
+                trace::applied_here(&answer.log_id, &answer.data);
+                Ok(answer.data)
+            }
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(f)))) => {
                 Err(WriteError::NotLeader(f.leader_id))
             }

@@ -17,12 +17,15 @@
 //! | [`service`] | what other nodes may ask |
 //! | [`offline`] | data directories from a backup, or from what survived |
 //! | [`routes`], [`http_server`], [`write_deadline`] | the HTTP API |
+//! | [`check`] | what the node finds out about itself when asked to |
 //! | [`events`] | what happens to the cluster, for whoever follows it |
 //! | [`metrics`] | what Prometheus is told |
 //! | [`discovery`], [`naming`] | names to addresses |
+//! | [`trace`] | one request, followed through the logs |
 //! | [`status`], [`error`], [`logging`], [`join_log`] | what is told |
 
 pub mod admission;
+pub mod check;
 pub mod compaction;
 pub mod config;
 pub mod coordination;
@@ -52,5 +55,6 @@ pub mod routes;
 pub mod run;
 pub mod service;
 pub mod status;
+pub mod trace;
 pub mod watch;
 pub mod write_deadline;

@@ -12,7 +12,12 @@ use hexkv_store::{
 };
 use tokio::time::Instant;
 
-use crate::{core::WriteError, error::Error, node::Node};
+use crate::{
+    core::WriteError,
+    error::Error,
+    node::Node,
+    trace::{self, traced},
+};
 
 /// How long to wait before the leader is looked up again, when nobody leads or the one we asked does not.
 const LEADER_RETRY: Duration = Duration::from_millis(20);
@@ -135,8 +140,19 @@ impl Node {
             };
         }
         let Some(address) = self.network.address_book().get(leader) else { return Attempt::NotDone(None) };
-        match self.network.request(leader, &address, PeerRequest::Propose(proposal.clone()), left).await {
+        let request = match trace::current() {
+            None => PeerRequest::Propose(proposal.clone()),
+            Some(trace) => {
+                traced!(trace, leader = format_args!("{leader:016x}"), address, "forwarded to the leader");
+                PeerRequest::ProposeTraced { proposal: proposal.clone(), trace: trace.parent }
+            }
+        };
+        match self.network.request(leader, &address, request, left).await {
             Ok(PeerResponse::Outcome(outcome)) => Attempt::Done(Ok(outcome)),
+            Ok(PeerResponse::OutcomeAt { outcome, index }) => {
+                trace::note_applied(index, &outcome);
+                Attempt::Done(Ok(outcome))
+            }
             Ok(PeerResponse::Error(PeerError::NotLeader { leader })) => Attempt::NotDone(leader),
             Ok(PeerResponse::Error(PeerError::Unavailable(_))) => Attempt::NotDone(None),
             Ok(PeerResponse::Error(e)) => Attempt::Done(Err(e.into())),

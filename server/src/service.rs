@@ -24,6 +24,7 @@ use crate::{
     node::{Node, wire_identity},
     reads::{Basis, wait_applied},
     reconciler::answering_now,
+    trace::{self, Trace, traced},
     watch::answer_changes,
 };
 
@@ -80,6 +81,15 @@ async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> R
     match request {
         PeerRequest::ClusterInfo | PeerRequest::Founding(_) => unreachable!("answered above: they need no core"),
         PeerRequest::Propose(proposal) => propose(node, &core, proposal).await,
+        PeerRequest::ProposeTraced { proposal, trace } => {
+            let trace = Trace { parent: trace };
+            traced!(trace, %from, "a change arrives from another node");
+            let (answer, applied) = trace::scope(trace, propose(node, &core, proposal)).await;
+            match (answer?, applied) {
+                (PeerResponse::Outcome(outcome), Some((index, _))) => Ok(PeerResponse::OutcomeAt { outcome, index }),
+                (answer, _) => Ok(answer),
+            }
+        }
         PeerRequest::ReadIndex => read_index(node, &core, Basis::Quorum).await.map(PeerResponse::ReadIndex),
         PeerRequest::LeaseIndex => read_index(node, &core, Basis::Lease).await.map(PeerResponse::ReadIndex),
         PeerRequest::Read(read) => read_for(node, &core, read, Basis::Quorum).await,

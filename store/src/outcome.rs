@@ -31,6 +31,18 @@ pub enum Outcome {
     Replayed(Box<Self>),
 }
 
+impl Outcome {
+    /// The revision that it names, if it names one.
+    pub fn revision(&self) -> Option<u64> {
+        match self {
+            Self::Txn(txn) => Some(txn.revision),
+            Self::LeasesExpired { revision, .. } => Some(*revision),
+            Self::Replayed(first) => first.revision(),
+            Self::None | Self::Done | Self::Refused(_) => None,
+        }
+    }
+}
+
 /// What a transaction did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TxnOutcome {

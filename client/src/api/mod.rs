@@ -4,12 +4,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod check;
 mod coordination;
 mod event;
 mod lease;
 mod txn;
 mod watch;
 
+pub use check::{CookieCheck, DataDirCheck, NodeCheck, PeerCheck, PeerResult};
 pub use coordination::{
     CampaignAnswer, CampaignRequest, ElectionStatus, Leader, LockAnswer, LockHolder, LockRequest, LockStatus,
     RegisterRequest, Registration, RegistryAnswer, ReleaseAnswer, RenewRequest, UnregisterAnswer,

@@ -3,6 +3,7 @@
 mod bench;
 mod cluster;
 mod completions;
+mod doctor;
 mod events;
 #[cfg(test)]
 mod examples;
@@ -103,6 +104,8 @@ enum Verb {
     Kv(kv::Verb),
     /// Prints changes as they happen, until it is interrupted
     Watch(watch::Arguments),
+    /// Looks for what goes wrong in practice, and says what to do about it
+    Doctor(doctor::Arguments),
     /// Prints what happens to the cluster, until it is interrupted: nodes up and down, leaders, members
     Events(events::Arguments),
     /// Forgets history below a revision
@@ -148,6 +151,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     match verb {
         Verb::Kv(verb) => kv::run(&global, verb).await,
         Verb::Watch(arguments) => watch::run(&global, arguments).await,
+        Verb::Doctor(arguments) => doctor::run(&global, &arguments).await,
         Verb::Events(arguments) => events::run(&global, arguments).await,
         Verb::Compact { revision } => watch::compact(&global, revision).await,
         Verb::Txn(arguments) => txn::run(&global, arguments).await,

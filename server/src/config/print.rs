@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use hexkv_store::{command, dedupe, member::MEMBERS_MAX};
 
-use crate::{core, http_server, node, watch};
+use crate::{core, events, http_server, node, watch};
 
 use super::{
     layers::Source,
@@ -47,6 +47,8 @@ pub const FIXED_LIMITS: &[(&str, u64, &str)] = &[
     ("bodies_bytes_max", node::BODIES_BYTES_MAX as u64, "bytes of bodies being received, beyond which 429"),
     ("answers_bytes_max", node::ANSWERS_BYTES_MAX as u64, "bytes of large answers being sent, beyond which 429"),
     ("scans_max", node::SCANS_MAX as u64, "listings being read at a time"),
+    ("event_readers_max", events::EVENT_READERS_MAX as u64, "readers of /api/cluster/events, beyond which 429"),
+    ("events_queued_max", events::EVENTS_QUEUED_MAX as u64, "events that wait for one reader"),
     ("watchers_max", watch::WATCHERS_MAX as u64, "watches and long polls, beyond which 429"),
     ("watcher_queue_revisions_max", watch::WATCHER_QUEUE_REVISIONS_MAX as u64, "revisions that wait for one watch"),
     ("watcher_queue_bytes_max", watch::WATCHER_QUEUE_BYTES_MAX, "bytes that wait for one watch"),

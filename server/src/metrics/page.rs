@@ -24,6 +24,18 @@ impl Page<'_> {
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
     }
 
+    /// A gauge that may be unknown.
+    pub fn gauge_if(&mut self, name: &str, help: &str, value: Option<f64>) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        value.map_or(Ok(()), |value| family.encode_gauge(&value))
+    }
+
+    /// A counter that may be unknown.
+    pub fn counter_if(&mut self, name: &str, help: &str, value: Option<f64>) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        value.map_or(Ok(()), |value| family.encode_counter(&value, NO_EXEMPLAR))
+    }
+
     /// A gauge for each set of labels; there may be none.
     pub fn gauges<const N: usize>(
         &mut self,
@@ -142,10 +154,10 @@ mod tests {
         });
         assert_eq!(
             page.expect("written"),
-            "# HELP a_bytes How large.\n# TYPE a_bytes gauge\na_bytes 1.5\n\
-             # HELP b_total How often.\n# TYPE b_total counter\nb_total{kind=\"x\\\"y\"} 3.0\n\
-             # HELP c_total Never.\n# TYPE c_total counter\n\
-             # HELP d_total Once.\n# TYPE d_total counter\nd_total 1.0\n"
+            "# HELP a_bytes How large\n# TYPE a_bytes gauge\na_bytes 1.5\n\
+             # HELP b_total How often\n# TYPE b_total counter\nb_total{kind=\"x\\\"y\"} 3.0\n\
+             # HELP c_total Never\n# TYPE c_total counter\n\
+             # HELP d_total Once\n# TYPE d_total counter\nd_total 1.0\n"
         );
     }
 

@@ -10,35 +10,26 @@ use super::page::Page;
 pub(super) fn tell(page: &mut Page<'_>) -> fmt::Result {
     let process = Process::myself().inspect_err(|e| tracing::debug!(error = %e, "/proc does not tell")).ok();
     let stat = process.as_ref().and_then(|process| process.stat().ok());
-    let one = |value: Option<f64>| value.map(|value| ([], value));
     let ticks = procfs::ticks_per_second() as f64;
-    page.counters::<0>(
+    page.counter_if(
         "process_cpu_seconds",
         "User and system CPU time",
-        one(stat.as_ref().map(|stat| (stat.utime + stat.stime) as f64 / ticks)),
+        stat.as_ref().map(|stat| (stat.utime + stat.stime) as f64 / ticks),
     )?;
-    page.gauges::<0>(
+    page.gauge_if(
         "process_resident_memory_bytes",
         "Resident memory",
-        one(stat.as_ref().map(|stat| stat.rss_bytes().get() as f64)),
+        stat.as_ref().map(|stat| stat.rss_bytes().get() as f64),
     )?;
-    page.gauges::<0>(
-        "process_virtual_memory_bytes",
-        "Virtual memory",
-        one(stat.as_ref().map(|stat| stat.vsize as f64)),
-    )?;
-    page.gauges::<0>("process_threads", "Threads", one(stat.as_ref().map(|stat| stat.num_threads as f64)))?;
-    page.gauges::<0>(
+    page.gauge_if("process_virtual_memory_bytes", "Virtual memory", stat.as_ref().map(|stat| stat.vsize as f64))?;
+    page.gauge_if("process_threads", "Threads", stat.as_ref().map(|stat| stat.num_threads as f64))?;
+    page.gauge_if(
         "process_open_fds",
         "Open file descriptors, connections included",
-        one(process.as_ref().and_then(|process| process.fd_count().ok()).map(|count| count as f64)),
+        process.as_ref().and_then(|process| process.fd_count().ok()).map(|count| count as f64),
     )?;
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     page.gauge("process_max_fds", "Most file descriptors that may be open", limit.map_or(f64::INFINITY, |n| n as f64))?;
     let started = || Some(procfs::boot_time_secs().ok()? as f64 + stat.as_ref()?.starttime as f64 / ticks);
-    page.gauges::<0>(
-        "process_start_time_seconds",
-        "When the process started, in seconds since the Unix epoch",
-        one(started()),
-    )
+    page.gauge_if("process_start_time_seconds", "When the process started, in seconds since the Unix epoch", started())
 }

@@ -43,26 +43,26 @@ fn state(page: &mut Page<'_>, state: &hexkv_store::state_machine::State) -> fmt:
     )?;
     // A state that cannot be read stops the node, which says why.
     let stats = state.stats().inspect_err(|e| tracing::debug!(error = %e, "the state's size cannot be read")).ok();
-    let of = |value: fn(&hexkv_store::state_machine::StateStats) -> f64| stats.as_ref().map(|stats| ([], value(stats)));
-    page.gauges::<0>(
+    let of = |value: fn(&hexkv_store::state_machine::StateStats) -> f64| stats.as_ref().map(value);
+    page.gauge_if(
         "hexkv_state_disk_bytes",
         "Disk that sled takes; memory with ENGINE=memory",
         of(|s| s.engine_bytes as f64),
     )?;
-    page.gauges::<0>(
+    page.gauge_if(
         "hexkv_state_unpersisted_entries",
         "Applied entries that sled does not hold yet",
         of(|s| s.overlay_entries as f64),
     )?;
-    page.gauges::<0>("hexkv_state_unpersisted_bytes", "Their changes, in bytes", of(|s| s.overlay_bytes as f64))?;
-    page.gauges::<0>("hexkv_change_log_bytes", "Disk that the history takes", of(|s| s.history_bytes as f64))?;
-    page.gauges::<0>("hexkv_change_log_segments", "Files of the history", of(|s| s.history_segments as f64))?;
-    page.gauges::<0>(
+    page.gauge_if("hexkv_state_unpersisted_bytes", "Their changes, in bytes", of(|s| s.overlay_bytes as f64))?;
+    page.gauge_if("hexkv_change_log_bytes", "Disk that the history takes", of(|s| s.history_bytes as f64))?;
+    page.gauge_if("hexkv_change_log_segments", "Files of the history", of(|s| s.history_segments as f64))?;
+    page.gauge_if(
         "hexkv_idempotency_entries",
         "Outcomes that are kept for requests sent again",
         of(|s| s.dedupe_entries as f64),
     )?;
-    page.gauges::<0>("hexkv_idempotency_bytes", "What they take, in bytes", of(|s| s.dedupe_bytes as f64))
+    page.gauge_if("hexkv_idempotency_bytes", "What they take, in bytes", of(|s| s.dedupe_bytes as f64))
 }
 
 fn snapshots(page: &mut Page<'_>, state: &hexkv_store::state_machine::State) -> fmt::Result {

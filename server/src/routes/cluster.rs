@@ -11,7 +11,7 @@ use axum::{
     response::IntoResponse,
 };
 use hexkv_client::api::{
-    ClusterStatus, Code, ExplainAnswer, HashAnswer, JoinRequest, MembersAnswer, ReplicationFactorRequest,
+    ClusterStatus, Code, ExplainAnswer, HashAnswer, JoinRequest, MembersAnswer, NodeCheck, ReplicationFactorRequest,
     TransferLeaderRequest,
 };
 
@@ -153,6 +153,17 @@ pub async fn hash(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let answer =
         HashAnswer { applied_index: hash.applied_index, revision: hash.revision, hash: format!("{:032x}", hash.hash) };
     Ok(Json(answer).into_response())
+}
+
+/// Checks this node, and its way to each other member.
+///
+/// Its clock, data directory, cookie file and limits; names, raft ports and cookies of the others, each tried for up to 3 s. Neither
+/// side sends the cookie. `client doctor` asks every node.
+#[utoipa::path(get, path = "/api/cluster/check", operation_id = "check_node", tag = "cluster",
+    responses((status = 200, description = "What was found", body = NodeCheck), Refused))]
+pub async fn check(State(node): State<Arc<Node>>, request: Request) -> Answer {
+    query::<NoQuery>(request.uri())?;
+    Ok(Json(node.check().await).into_response())
 }
 
 /// Answers after `limit` at the latest; what was begun goes on.

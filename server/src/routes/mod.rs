@@ -67,6 +67,7 @@ fn routes() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(cluster::hash))
         .routes(routes!(snapshot::save))
         .routes(routes!(events::events))
+        .routes(routes!(cluster::check))
         .routes(routes!(health::health))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))

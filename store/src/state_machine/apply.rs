@@ -61,6 +61,7 @@ impl Shared {
         if let Some(revision) = effects.compacted_revision {
             meta.compacted_revision = revision;
         }
+        tracing::debug!(target: "hexkv::apply", log_index = log_id.index, revision = meta.revision, "applied");
         meta.advance(log_id);
         let writer_has_work = {
             let mut live = self.live.write();

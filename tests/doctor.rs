@@ -1,0 +1,282 @@
+//! `client doctor`: each check is provoked.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    process::Command,
+    sync::Arc,
+};
+
+use serde_json::Value;
+
+use crate::harness::{Cluster, Node, binary, eventually, get, json, request};
+
+/// Exit code, and the document that it printed.
+fn doctor(endpoints: &[String], more: &[&str]) -> (i32, Value) {
+    let output = Command::new(binary("client"))
+        .args(["--endpoints", &endpoints.join(","), "--output", "json", "doctor"])
+        .args(more)
+        .output()
+        .expect("the client runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let report = serde_json::from_str(&text)
+        .unwrap_or_else(|e| panic!("{e}: {text:?} {}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.code().expect("an exit code"), report)
+}
+
+fn endpoints(cluster: &Cluster) -> Vec<String> {
+    cluster.nodes.iter().map(|node| node.http.clone()).collect()
+}
+
+/// The first finding of `check` that says `what`, with the rules that all findings keep.
+fn finding(report: &Value, check: &str, what: &str) -> Option<Value> {
+    let findings = report["findings"].as_array().expect("findings");
+    for finding in findings {
+        for field in ["severity", "check", "what", "next"] {
+            assert!(finding[field].as_str().is_some_and(|text| !text.is_empty()), "{field}: {finding}");
+        }
+    }
+    let fits = |f: &&Value| f["check"] == check && f["what"].as_str().is_some_and(|text| text.contains(what));
+    findings.iter().find(fits).cloned()
+}
+
+/// Asks until it finds that, and gives exit code and finding.
+fn until_found(endpoints: &[String], more: &[&str], check: &str, what: &str) -> (i32, Value) {
+    eventually(&format!("the doctor finds {check}: {what}"), || {
+        let (code, report) = doctor(endpoints, more);
+        finding(&report, check, what).map(|found| (code, found)).ok_or_else(|| report.to_string())
+    })
+}
+
+/// A node as someone between it and the doctor shows it: each JSON answer is changed by a function of path and answer.
+struct Disguise {
+    http: String,
+}
+
+type Change = dyn Fn(&str, &mut Value) + Send + Sync;
+
+impl Disguise {
+    fn of(node: &Node, change: Arc<Change>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let (http, behind) = (listener.local_addr().expect("bound").to_string(), node.http.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (behind, change) = (behind.clone(), change.clone());
+                std::thread::spawn(move || serve(stream, &behind, &*change));
+            }
+        });
+        Self { http }
+    }
+}
+
+/// One request a connection.
+fn serve(mut stream: TcpStream, behind: &str, change: &Change) -> Option<()> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).ok()?;
+    let path = head.split(' ').nth(1)?.to_owned();
+    let answer = request(behind, &get(&path)).ok()?;
+    let body = match serde_json::from_slice::<Value>(&answer.body) {
+        Ok(mut body) => {
+            change(&path, &mut body);
+            body.to_string().into_bytes()
+        }
+        Err(_) => answer.body,
+    };
+    let head = format!(
+        "HTTP/1.1 {} X\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        answer.status,
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body)).ok()
+}
+
+#[test]
+fn a_cluster_in_good_health_has_no_findings() {
+    let cluster = Cluster::start(3);
+    let (code, report) = eventually("nothing is found", || {
+        let (code, report) = doctor(&endpoints(&cluster)[..1], &["--disk-free-min", "1"]);
+        // The limit of open files is this machine's.
+        let others = report["findings"].as_array().ok_or("no findings")?.iter().filter(|f| f["check"] != "open_files");
+        if others.count() == 0 { Ok((code, report)) } else { Err(report.to_string()) }
+    });
+    assert_eq!((code, &report["ok"], &report["nodes_checked"]), (0, &true.into(), &3.into()), "{report}");
+}
+
+#[test]
+fn ports_without_a_node_and_ports_of_others_are_named() {
+    let stranger = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = stranger.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || {
+        for mut stream in stranger.incoming().flatten() {
+            // The client may have gone.
+            drop(stream.write_all(b"220 this is something else\r\n"));
+        }
+    });
+    let free = crate::harness::free_ports(1)[0];
+    let (code, report) = doctor(&[address.clone(), format!("127.0.0.1:{free}")], &["--timeout", "2s"]);
+    assert_eq!((code, &report["nodes_checked"]), (1, &0.into()));
+    let me = format!("(pid {})", std::process::id());
+    let taken = finding(&report, "ports", &me).unwrap_or_else(|| panic!("{report}"));
+    assert_eq!((&taken["severity"], &taken["node"]), (&"error".into(), &format!("http://{address}").into()));
+    assert!(finding(&report, "ports", "no hexkv node answers").is_some(), "{report}");
+}
+
+#[test]
+fn members_that_are_down_and_a_lost_quorum_are_errors() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    let ends = endpoints(&cluster);
+    let gone = cluster.other_than(leader);
+    let name = cluster.node(gone).name.clone();
+    cluster.node(gone).kill();
+    let through = [ends[leader - 1].clone()];
+    let (code, found) = until_found(&through, &[], "members", "the leader does not hear it");
+    assert_eq!((code, &found["node"], &found["severity"]), (1, &name.as_str().into(), &"error".into()));
+    until_found(&through, &[], "members", "it does not answer at");
+    until_found(&through, &[], "raft_port", &name);
+    let last = (1..=3).find(|index| *index != leader && *index != gone).expect("three nodes");
+    cluster.node(last).kill();
+    let (code, _) = until_found(&through, &[], "quorum", "");
+    assert_eq!(code, 1);
+    until_found(&through, &[], "ready", "serves no linearizable requests");
+}
+
+#[test]
+fn another_cookie_is_found_by_those_who_try() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    let other = cluster.other_than(leader);
+    let name = cluster.node(other).name.clone();
+    cluster.node(other).kill();
+    cluster.node(other).env.insert("COOKIE".into(), "another".into());
+    cluster.node(other).start();
+    let (code, found) = until_found(&[cluster.node(leader).http.clone()], &[], "cookie", "has another cookie");
+    assert_eq!((code, &found["severity"]), (1, &"error".into()));
+    assert!(found["what"].as_str().is_some_and(|what| what.contains(&name)), "{found}");
+}
+
+#[test]
+fn a_cookie_file_that_is_open_or_gone_and_an_open_directory_are_found() {
+    let home = tempfile::tempdir().expect("a directory");
+    let mut cluster = Cluster::empty(&[]);
+    let file = home.path().join(".hexkv.cookie");
+    let node = cluster.add();
+    node.env.remove("COOKIE");
+    node.env.insert("HOME".into(), home.path().display().to_string());
+    node.start();
+    eventually("it serves", || node.ready());
+    let end = [node.http.clone()];
+    let (_, report) = doctor(&end, &[]);
+    assert!(finding(&report, "cookie", "").is_none(), "{report}");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("chmod");
+    let (code, found) = until_found(&end, &[], "cookie", "mode 644");
+    assert_eq!((code, &found["severity"]), (1, &"error".into()));
+    std::fs::remove_file(&file).expect("removed");
+    assert_eq!(until_found(&end, &[], "cookie", "is gone").0, 1);
+    assert!(!file.exists(), "the doctor makes nothing");
+    std::fs::set_permissions(&node.data, std::fs::Permissions::from_mode(0o777)).expect("chmod");
+    until_found(&end, &[], "data_dir", "others may write");
+    until_found(&end, &["--disk-free-min", "1000TiB"], "disk", "MiB free");
+}
+
+#[test]
+fn a_replication_factor_that_makes_no_sense_is_a_warning() {
+    let cluster = Cluster::start_with(1, &[("REPLICATION_FACTOR", "4")]);
+    let (_, even) = until_found(&endpoints(&cluster), &[], "replication_factor", "is even");
+    assert_eq!(even["severity"], "warning");
+    until_found(&endpoints(&cluster), &[], "replication_factor", "the cluster has 1 members");
+    let (code, report) = doctor(&endpoints(&cluster), &[]);
+    assert_eq!((code, &report["ok"]), (0, &true.into()), "warnings alone are no failure: {report}");
+}
+
+#[test]
+fn names_that_lead_nowhere_are_found() {
+    let mut cluster = Cluster::empty(&[("EPMD_PORT", "0")]);
+    let first = format!("hex_hub1@{}", cluster.add_running().raft);
+    assert_eq!(cluster.add_running().join(&first, false).status, 200);
+    let (_, found) = until_found(&[cluster.node(1).http.clone()], &[], "names", "leads nowhere");
+    assert_eq!(found["severity"], "warning");
+}
+
+#[test]
+fn few_open_files_are_a_warning() {
+    let mut cluster = Cluster::empty(&[]);
+    let node = cluster.add();
+    node.start();
+    eventually("it serves", || node.ready());
+    let pid = rustix::process::Pid::from_raw(node.pid().expect("it runs") as i32).expect("a pid");
+    let limit = rustix::process::Rlimit { current: Some(1000), maximum: Some(1000) };
+    rustix::process::prlimit(Some(pid), rustix::process::Resource::Nofile, limit).expect("a child's limit can be set");
+    let (_, found) = until_found(std::slice::from_ref(&node.http), &[], "open_files", "only 1000 files");
+    assert_eq!(found["severity"], "warning");
+}
+
+/// A cluster of two of which the doctor sees each through a disguise.
+fn disguised(cluster: &Cluster, change: impl Fn(usize, &str, &mut Value) + Send + Sync + 'static) -> Vec<String> {
+    let change = Arc::new(change);
+    let of = |(index, node): (usize, &Node)| {
+        let change = change.clone();
+        Disguise::of(node, Arc::new(move |path: &str, answer: &mut Value| change(index, path, answer))).http
+    };
+    cluster.nodes.iter().enumerate().map(of).collect()
+}
+
+#[test]
+fn clocks_versions_lag_and_states_that_differ_are_found() {
+    let cluster = Cluster::start(2);
+    // The second node's clock is an hour ahead, its version and its state are others, and it is far behind.
+    let ends = disguised(&cluster, |index, path, answer| {
+        if path == "/api/cluster/check" && index == 1 {
+            let time = answer["time_ms"].as_u64().expect("a time");
+            answer["time_ms"] = (time + 3_600_000).into();
+            answer["version"] = "9.9.9".into();
+        }
+        if path == "/api/cluster/hash" && index == 1 {
+            answer["hash"] = "00000000000000000000000000000bad".into();
+        }
+        if path == "/api/cluster/status" {
+            for member in answer["members"].as_array_mut().expect("members") {
+                member["lag_entries"] = 20_000.into();
+            }
+        }
+    });
+    let (code, clock) = until_found(&ends, &[], "clock", "ahead of that of");
+    assert_eq!((code, &clock["severity"]), (1, &"error".into()));
+    assert!(
+        clock["what"].as_str().is_some_and(|what| what.contains(&format!("clock of {} is 3", cluster.nodes[1].name))),
+        "{clock}"
+    );
+    let (_, versions) = until_found(&ends, &[], "versions", "9.9.9 on");
+    assert_eq!(versions["severity"], "warning");
+    assert_eq!(until_found(&ends, &[], "state", "states differ at log index").1["severity"], "error");
+    assert_eq!(until_found(&ends, &[], "lag", "lacks 20000 entries").1["severity"], "warning");
+}
+
+#[test]
+fn people_are_told_what_to_do_and_bad_arguments_are_refused() {
+    let cluster = Cluster::start(1);
+    let run = |more: &[&str]| {
+        let mut command = Command::new(binary("client"));
+        command.args(["--endpoints", &cluster.nodes[0].http, "doctor"]).args(more).output().expect("the client runs")
+    };
+    let told = run(&["--disk-free-min", "1000TiB"]);
+    let text = String::from_utf8_lossy(&told.stdout);
+    assert!(told.status.success() && text.contains("WARNING [disk]") && text.contains("free some"), "{text}");
+    assert!(text.contains("WARNING [replication_factor]") && text.contains("1 nodes checked: 0 errors"), "{text}");
+    assert_eq!(run(&["--disk-free-min", "lots"]).status.code(), Some(2));
+    let body = serde_json::json!({"value": 1});
+    assert_eq!(
+        request(&cluster.nodes[0].http, &json("PUT", "/api/cluster/replication-factor", &body))
+            .expect("an answer")
+            .status,
+        200
+    );
+    let (_, report) = doctor(&endpoints(&cluster), &[]);
+    assert!(finding(&report, "replication_factor", "").is_none(), "{report}");
+}
