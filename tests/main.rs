@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod backup;
 mod bad_input;
 mod bench;
 mod cli;
@@ -27,6 +28,8 @@ mod limits;
 mod membership;
 mod metrics;
 mod openapi;
+mod recover;
+mod restore;
 mod rolling;
 mod shell;
 mod sizes;
@@ -34,5 +37,6 @@ mod tidy;
 mod trace;
 mod transfer;
 mod txn;
+mod upgrade;
 mod watch;
 mod wire;
