@@ -5,6 +5,7 @@
 mod harness;
 
 mod bad_input;
+mod bad_settings;
 mod bench;
 mod cli;
 mod containers;

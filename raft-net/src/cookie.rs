@@ -6,7 +6,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
 /// Length of a proof, in bytes.
-pub(crate) const PROOF_BYTES: usize = 32;
+pub const PROOF_BYTES: usize = 32;
 
 /// Who proves. Part of what is authenticated, so that a proof sent back to its maker is worthless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,24 @@ impl Cookie {
             mac.update(part);
         }
         mac
+    }
+
+    fn mac_of_message(&self, context: &str, message: &[u8]) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        mac.update(context.as_bytes());
+        mac.update(&[0]);
+        mac.update(message);
+        mac
+    }
+
+    /// Signs a message that stands alone. `context` says what it is for: a signature is worth nothing in another one.
+    pub fn sign(&self, context: &str, message: &[u8]) -> [u8; PROOF_BYTES] {
+        self.mac_of_message(context, message).finalize().into_bytes().into()
+    }
+
+    /// Checks what [`Self::sign`] gave, in constant time.
+    pub fn is_signature(&self, context: &str, message: &[u8], signature: &[u8]) -> bool {
+        self.mac_of_message(context, message).verify_slice(signature).is_ok()
     }
 
     /// Proves knowledge of the cookie to the other side of this very handshake.
@@ -76,5 +94,17 @@ mod tests {
         assert!(!cookie.verify(Role::Initiator, b"hell", b"ochallenge", &proof));
         assert!(!cookie.verify(Role::Initiator, b"hello", b"challenge", &proof[..31]));
         assert!(!Cookie::new("b").verify(Role::Initiator, b"hello", b"challenge", &proof));
+    }
+
+    #[test]
+    fn a_signature_holds_for_one_context_one_message_and_one_cookie() {
+        let cookie = Cookie::new("a");
+        let signature = cookie.sign("here", b"message");
+        assert!(cookie.is_signature("here", b"message", &signature));
+        assert!(!cookie.is_signature("her", b"e\0message", &signature));
+        assert!(!cookie.is_signature("there", b"message", &signature));
+        assert!(!cookie.is_signature("here", b"messages", &signature));
+        assert!(!cookie.is_signature("here", b"message", &signature[..31]));
+        assert!(!Cookie::new("b").is_signature("here", b"message", &signature));
     }
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use hexkv_store::{
     NodeId, Proposal,
     change_log::ChangeRecord,
+    founding::{Ballot, Founder, Grant},
     lease::{Lease, LeasePage, LeaseView},
     member::Member,
     outcome::Outcome,
@@ -56,12 +57,14 @@ pub enum PeerRequest {
     LeaseRead(ReadRequest),
     /// What the reconciler sees, waits for and did; only the leader has one.
     Explain,
+    /// Agree to who founds the cluster, while there is none. Guests may ask.
+    Founding(FoundingRequest),
 }
 
 impl PeerRequest {
     /// Whether a node outside the cluster, with the right cookie, may ask this.
     pub fn open_to_guests(&self) -> bool {
-        matches!(self, Self::ClusterInfo | Self::Admit(_))
+        matches!(self, Self::ClusterInfo | Self::Admit(_) | Self::Founding(_))
     }
 }
 
@@ -94,6 +97,8 @@ pub enum PeerResponse {
     Explained(Explanation),
     /// Any request: refused or failed.
     Error(PeerError),
+    /// To [`PeerRequest::Founding`].
+    Founding(FoundingAnswer),
 }
 
 /// Why a peer did not answer a request.
@@ -283,4 +288,54 @@ pub struct StateHash {
     pub hash: u128,
     /// Hashes of this node at past indexes, newest first: (applied index, hash).
     pub checkpoints: Vec<(u64, u128)>,
+}
+
+/// Among which nodes a founder is picked. Only nodes with one and the same plan agree to one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Plan {
+    /// These, by name, sorted: a majority of them decides.
+    Listed(Vec<String>),
+    /// Nodes with an index from 1 up to this: a majority of the indexes decides.
+    Indexed(u32),
+    /// Whichever they are: so many decide, each by another name.
+    Anyone(u32),
+}
+
+/// A step of an attempt to become the founder of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundingRequest {
+    /// The attempt.
+    pub ballot: Ballot,
+    /// The asking node's plan.
+    pub plan: Plan,
+    /// None asks for the promise to refuse lower attempts; Some asks to agree to this founder.
+    pub founder: Option<Founder>,
+}
+
+/// The answer to a [`FoundingRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundingAnswer {
+    /// Full name of the answering node.
+    pub name: String,
+    /// Its index, where it has one.
+    pub index: Option<u32>,
+    /// What it says.
+    pub verdict: Verdict,
+}
+
+/// What a node says to an attempt to become the founder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Lower attempts will be refused; this was granted before.
+    Promised(Option<Grant>),
+    /// It agrees. On its disk.
+    Granted,
+    /// A higher attempt was promised already.
+    Overtaken(Ballot),
+    /// It has a cluster, or is joining one: none is to be founded.
+    InCluster,
+    /// It has another plan, so that the two must not count each other.
+    OtherPlan(Plan),
+    /// It bears the asking node's name.
+    SameName,
 }

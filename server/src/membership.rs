@@ -34,9 +34,14 @@ impl Node {
     /// Joins the cluster of `target`: taken into its directory as a new member, then started afresh under a new
     /// node id. Returns once the membership that includes this node is committed.
     pub async fn join(self: &Arc<Self>, target: &str, discard_local_data: bool) -> Result<(), Error> {
-        let _turn = self.lifecycle.try_lock().map_err(|_| busy())?;
         let target: Target = target.parse().map_err(|e| Error::invalid(format!("{e}")))?;
         let address = self.naming.resolve(&target).await.map_err(|e| Error::invalid(format!("cannot join: {e}")))?;
+        self.join_at(address, discard_local_data).await
+    }
+
+    /// As [`Self::join`], with the `host:port` of a raft port.
+    pub async fn join_at(self: &Arc<Self>, address: String, discard_local_data: bool) -> Result<(), Error> {
+        let _turn = self.lifecycle.try_lock().map_err(|_| busy())?;
         let (answerer, info) = self.ask_cluster(&address).await?;
         let cluster_id = self.may_join(&answerer, &info, discard_local_data)?;
         let intent = JoinIntent { node_id: fresh_node_id(), cluster_id, target: address };

@@ -1,18 +1,55 @@
-//! Names of nodes: this node's own registration, and the addresses of others.
+//! Names of nodes: this node's own registration, the addresses of others, and where those are whose names are not known.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use hexkv_raft_net::Cookie;
 
 use crate::{
-    config::{Config, Target},
+    config::{Config, DiscoveryType, Target},
     discovery::{
         Directory, DiscoveryError,
+        dns::{Dns, DnsError, DnsSettings},
         epmd::{Epmd, EpmdError, EpmdRole, EpmdSettings},
+        gossip::{Gossip, GossipError, GossipSettings},
         resolve_target,
     },
+    environment::Clock,
 };
 
 /// One look-up.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why discovery does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NamingError {
+    /// The port mapper.
+    #[error(transparent)]
+    Epmd(#[from] EpmdError),
+    /// DNS.
+    #[error(transparent)]
+    Dns(#[from] DnsError),
+    /// Multicast.
+    #[error(transparent)]
+    Gossip(#[from] GossipError),
+}
+
+/// Where to look for nodes, and why some are not found.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// `host:port` of raft ports; this node's own may be among them.
+    pub addresses: Vec<String>,
+    /// What to do about those that are missing.
+    pub problems: Vec<String>,
+}
+
+/// What finds nodes whose names are not known.
+#[derive(Debug)]
+enum Finder {
+    None,
+    Dns(Dns),
+    Gossip(Gossip),
+}
 
 /// How this node is found, and finds others.
 #[derive(Debug)]
@@ -20,27 +57,95 @@ pub struct Naming {
     directory: Directory,
     registration: tokio::sync::Mutex<Option<Epmd>>,
     role: tokio::sync::watch::Receiver<EpmdRole>,
+    finder: Finder,
+}
+
+/// This node as others are to find it.
+#[derive(Debug, Clone, Copy)]
+pub struct Presence<'a> {
+    /// The port that it listens on for nodes.
+    pub raft_port: u16,
+    /// `host:port` of it, as others reach it.
+    pub raft: &'a str,
+    /// What it proves to be one of them with.
+    pub cookie: &'a Cookie,
+    /// Its wall clock.
+    pub clock: &'a Arc<dyn Clock>,
 }
 
 impl Naming {
-    /// Registers this node's name with the port mapper of its host.
-    pub async fn start(config: &Config, raft_port: u16) -> Result<Self, EpmdError> {
+    /// Registers this node's name with the port mapper of its host, and begins to look for others.
+    ///
+    /// # Errors
+    /// See [`NamingError`].
+    pub async fn start(config: &Config, presence: Presence<'_>) -> Result<Self, NamingError> {
+        let Presence { raft_port, raft, cookie, clock } = presence;
+        let finder = match (config.discovery, config.dns_hostname.clone()) {
+            (DiscoveryType::Epmd | DiscoveryType::Static, _) => Finder::None,
+            (DiscoveryType::Dns, hostname) => Finder::Dns(Dns::start(DnsSettings {
+                hostname: hostname.expect("a configuration with dns has a hostname"),
+                server: config.dns_server,
+                interval: config.dns_interval,
+                raft_port,
+            })?),
+            (DiscoveryType::Gossip, _) => {
+                let settings = GossipSettings { group: config.gossip_address, interface: config.gossip_interface };
+                let name = config.node_name.to_string();
+                Finder::Gossip(Gossip::start(settings, &name, raft, cookie.clone(), clock.clone())?)
+            }
+        };
         let settings = EpmdSettings { port: config.epmd_port, bind: config.bind };
         let epmd = Epmd::start(settings, config.node_name.short(), raft_port).await?;
-        Ok(Self { directory: config.into(), role: epmd.role(), registration: tokio::sync::Mutex::new(Some(epmd)) })
+        let role = epmd.role();
+        Ok(Self { directory: config.into(), role, registration: tokio::sync::Mutex::new(Some(epmd)), finder })
     }
 
     /// `host:port` of the raft port of `target`.
     pub async fn resolve(&self, target: &Target) -> Result<String, DiscoveryError> {
+        if let (Finder::Gossip(gossip), None) = (&self.finder, target.port) {
+            let name = target.node.to_string();
+            if let Some((_, raft)) = gossip.heard().into_iter().find(|(heard, _)| *heard == name) {
+                return Ok(raft);
+            }
+        }
         resolve_target(target, &self.directory, RESOLVE_TIMEOUT).await
     }
 
-    /// The registration in a word or two.
-    pub fn describe(&self) -> &'static str {
-        match *self.role.borrow() {
+    /// Where `expected` nodes are, and those that discovery finds.
+    pub async fn places(&self, expected: Vec<Target>) -> Places {
+        let mut places = match &self.finder {
+            Finder::None => Places::default(),
+            Finder::Dns(dns) => {
+                let records = dns.records();
+                Places { addresses: records.addresses, problems: records.problem.into_iter().collect() }
+            }
+            Finder::Gossip(gossip) => Places {
+                addresses: gossip.heard().into_iter().map(|(_, raft)| raft).collect(),
+                problems: gossip.problem().into_iter().collect(),
+            },
+        };
+        for resolved in join_all(expected.iter().map(|target| self.resolve(target))).await {
+            match resolved {
+                Ok(address) => places.addresses.push(address),
+                Err(e) => places.problems.push(e.to_string()),
+            }
+        }
+        places.addresses.sort();
+        places.addresses.dedup();
+        places
+    }
+
+    /// The registration and what finds others, in a few words.
+    pub fn describe(&self) -> String {
+        let mapper = match *self.role.borrow() {
             EpmdRole::Off => "off",
             EpmdRole::Serving | EpmdRole::Registered => "ok",
             EpmdRole::Searching => "looking for a port mapper",
+        };
+        match &self.finder {
+            Finder::None => mapper.into(),
+            Finder::Dns(dns) => dns.describe(),
+            Finder::Gossip(gossip) => gossip.describe(),
         }
     }
 

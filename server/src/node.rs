@@ -92,6 +92,7 @@ pub struct Node {
     outside: RwLock<Option<ClusterInfo>>,
     position: RwLock<Position>,
     divergent: RwLock<Option<String>>,
+    waiting: RwLock<Option<String>>,
     peers: RwLock<Vec<Member>>,
     fatal: watch::Sender<Option<String>>,
 }
@@ -131,6 +132,7 @@ impl Node {
             outside: RwLock::new(None),
             position: RwLock::new(Position::Outside),
             divergent: RwLock::new(None),
+            waiting: RwLock::new(None),
             peers: RwLock::new(Vec::new()),
             fatal: watch::channel(None).0,
             config,
@@ -176,10 +178,23 @@ impl Node {
         match self.position() {
             Position::Outside => Error::new(
                 hexkv_client::api::Code::NotInCluster,
-                "this node belongs to no cluster now; nothing was changed. `client join NAME@HOST` lets it join one",
+                match self.waiting() {
+                    Some(waits) => format!("this node has no cluster yet, and nothing was changed; it {waits}"),
+                    None => "this node belongs to no cluster now; nothing was changed. `client join NAME@HOST` lets it join one".into(),
+                },
             ),
             Position::Holder | Position::Standby => Error::no_leader(),
         }
+    }
+
+    /// What this node waits for before it has a cluster, if it does.
+    pub fn waiting(&self) -> Option<String> {
+        self.waiting.read().clone()
+    }
+
+    /// Notes what this node waits for.
+    pub fn set_waiting(&self, what: Option<String>) {
+        *self.waiting.write() = what;
     }
 
     /// Why this node must not serve reads of its own state, if so.

@@ -15,10 +15,9 @@ use crate::{
     compaction,
     config::{Config, ConfigError},
     core::StartError,
-    discovery::epmd::EpmdError,
     environment::Environment,
     http_server, leases, monitor,
-    naming::Naming,
+    naming::{Naming, NamingError, Presence},
     node::{Addresses, Node, wire_identity},
     reconciler, routes,
     service::NodeService,
@@ -48,9 +47,9 @@ pub enum RunError {
     /// Log, state or Raft did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The node's name could not be registered.
+    /// The node's name could not be registered, or others not be looked for.
     #[error(transparent)]
-    Discovery(#[from] EpmdError),
+    Discovery(#[from] NamingError),
     /// The cookie cannot be had.
     #[error(transparent)]
     Cookie(#[from] ConfigError),
@@ -90,7 +89,13 @@ pub async fn start(environment: Environment, config: Config) -> Result<Running, 
     let shown = identity.clone();
     let local = Arc::new(move || wire_identity(&shown.read()));
     let network = Network::new(environment.transport.clone(), local, cookie.clone(), environment.driver);
-    let naming = Naming::start(&config, port_of(&raft)).await?;
+    let presence = Presence {
+        raft_port: port_of(&raft),
+        raft: &addresses.raft,
+        cookie: &cookie,
+        clock: &environment.clock,
+    };
+    let naming = Naming::start(&config, presence).await?;
     let node = Node::new(config, addresses, naming, network, environment, data, identity);
     {
         let mut data = node.data.lock().await;

@@ -73,9 +73,12 @@ async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> R
     if let PeerRequest::ClusterInfo = request {
         return Ok(PeerResponse::ClusterInfo(node.cluster()));
     }
+    if let PeerRequest::Founding(request) = request {
+        return node.answer_founding(from, request);
+    }
     let core = node.core().ok_or_else(|| PeerError::Unavailable("the node is changing clusters".into()))?;
     match request {
-        PeerRequest::ClusterInfo => unreachable!("answered above: it needs no core"),
+        PeerRequest::ClusterInfo | PeerRequest::Founding(_) => unreachable!("answered above: they need no core"),
         PeerRequest::Propose(proposal) => propose(node, &core, proposal).await,
         PeerRequest::ReadIndex => read_index(node, &core, Basis::Quorum).await.map(PeerResponse::ReadIndex),
         PeerRequest::LeaseIndex => read_index(node, &core, Basis::Lease).await.map(PeerResponse::ReadIndex),

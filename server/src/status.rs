@@ -139,7 +139,10 @@ impl Node {
         if self.identity().cluster_id.is_none() {
             return Err(Error::new(
                 hexkv_client::api::Code::NotInCluster,
-                "this node waits for the other nodes of its cluster; see that they run, or start it with CLUSTER_SIZE=1",
+                match self.waiting() {
+                    Some(waits) => format!("this node {waits}"),
+                    None => "this node waits for the other nodes of its cluster; see that they run, or start it with CLUSTER_SIZE=1".into(),
+                },
             ));
         }
         match self.position() {
@@ -172,7 +175,7 @@ impl Node {
         services.insert("raft".into(), ready.as_ref().map_or_else(|e| e.detail.clone(), |()| "ok".into()));
         services.insert("storage".into(), failed.clone().unwrap_or_else(|| "ok".into()));
         services.insert("state".into(), self.divergence().unwrap_or_else(|| "ok".into()));
-        services.insert("discovery".into(), self.naming.describe().into());
+        services.insert("discovery".into(), self.naming.describe());
         let ok = ready.is_ok() && failed.is_none() && self.divergence().is_none();
         NodeHealth {
             node: self.name.clone(),

@@ -17,6 +17,7 @@
 //! | [`change_log`] | history: one record a revision |
 //! | [`state_machine`] | apply, reads, the writer behind apply |
 //! | [`snapshot`] | the streamed snapshot file |
+//! | [`founding`] | what nodes without a cluster promise each other |
 //! | [`identity`] | who this data directory belongs to, and its lock |
 //! | [`mutants`] | deliberate faults, in builds that ask for them |
 //! | [`error`] | what can go wrong |
@@ -30,6 +31,7 @@ pub mod driver;
 pub mod engine;
 pub mod entropy;
 pub mod error;
+pub mod founding;
 pub mod fs;
 pub mod identity;
 pub mod lease;

@@ -18,10 +18,27 @@ pub enum DiscoveryType {
     Epmd,
     /// From the list in `CLUSTER_NODES`.
     Static,
+    /// From the records of a DNS name.
+    Dns,
+    /// By signed UDP multicast.
+    Gossip,
+}
+
+impl DiscoveryType {
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Epmd => "epmd",
+            Self::Static => "static",
+            Self::Dns => "dns",
+            Self::Gossip => "gossip",
+        }
+    }
 }
 
 impl Choice for DiscoveryType {
-    const WORDS: &'static [(&'static str, Self)] = &[("epmd", Self::Epmd), ("static", Self::Static)];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("epmd", Self::Epmd), ("static", Self::Static), ("dns", Self::Dns), ("gossip", Self::Gossip)];
 }
 
 /// Where the current state lives: `ENGINE`.

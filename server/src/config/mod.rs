@@ -6,6 +6,7 @@
 //! | `value`, `choices` | kinds of values and the text they take |
 //! | `layers` | what was set where, and which layer wins |
 //! | `resolve` | from texts to a [`Config`]: derived defaults, contradictions, warnings |
+//! | `discovery` | options of discovery that contradict each other |
 //! | `name` | names of nodes and hosts |
 //! | `hostname` | the machine's own name in them |
 //! | `cookie` | the secret that nodes share |
@@ -14,6 +15,7 @@
 
 mod choices;
 mod cookie;
+mod discovery;
 mod error;
 mod hostname;
 mod layers;
@@ -28,7 +30,7 @@ mod value;
 
 use std::{
     ffi::OsString,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -54,6 +56,8 @@ pub struct Config {
     pub node_name: NodeName,
     /// Which of `cluster_size` nodes this is, from 1.
     pub node_index: u32,
+    /// Whether `node_index` was set, as itself or as a role.
+    pub index_is_set: bool,
     /// Nodes that the cluster is planned with.
     pub cluster_size: u32,
     /// Voters that the cluster aims at when it is formed.
@@ -76,6 +80,16 @@ pub struct Config {
     pub discovery: DiscoveryType,
     /// Nodes with known addresses; used with every type of discovery.
     pub cluster_nodes: Vec<Target>,
+    /// The name whose records are the nodes; Some where `discovery` is dns.
+    pub dns_hostname: Option<Host>,
+    /// Name server to ask; None = the system's.
+    pub dns_server: Option<SocketAddr>,
+    /// Time between two looks at the records.
+    pub dns_interval: Duration,
+    /// Multicast group and port of gossip.
+    pub gossip_address: SocketAddr,
+    /// Address of the interface that gossip uses; 0.0.0.0 = the system chooses.
+    pub gossip_interface: Ipv4Addr,
     /// Port of the Erlang port mapper, 0 = none.
     pub epmd_port: u16,
     /// Time between the leader's heartbeats.

@@ -1,15 +1,21 @@
 //! From texts to a [`Config`]: derived defaults, values that contradict each other, and what deserves a warning.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::{
     Config, RAFT_PORT_OFFSET,
     choices::{Choice, DiscoveryType, NodeRole},
     cookie::{Cookie, CookieSource},
+    discovery::{Given, refuse_discovery_contradictions},
     error::ConfigError,
     hostname,
     layers::{Layers, Source},
-    name::NodeName,
+    name::{NodeName, Target},
     options::{CI_ENV, OPTIONS, OptionDefault, option},
     print::{Resolved, Shown, Sources},
     value::Value,
@@ -38,6 +44,9 @@ struct Resolver<'a> {
 struct Place {
     name: NodeName,
     index: u32,
+    index_is_set: bool,
+    discovery: DiscoveryType,
+    cluster_nodes: Vec<Target>,
     size: u32,
     port: u16,
     raft_port: u16,
@@ -48,11 +57,13 @@ impl Resolver<'_> {
         let place = self.place()?;
         let heartbeat_interval = self.time("heartbeat_interval")?;
         let election_timeout_min = self.time("election_timeout_min")?;
+        let bind = self.demand("bind", None, |value| if let Value::Ip(ip) = value { Ok(ip) } else { Err(value) })?;
         let mut config = Config {
             node_index: place.index,
+            index_is_set: place.index_is_set,
             cluster_size: place.size,
             replication_factor: self.number("replication_factor")?,
-            bind: self.demand("bind", None, |value| if let Value::Ip(ip) = value { Ok(ip) } else { Err(value) })?,
+            bind,
             advertise: self.demand("advertise", Some(place.name.host().to_string()), |value| {
                 if let Value::Host(host) = value { Ok(host) } else { Err(value) }
             })?,
@@ -60,12 +71,18 @@ impl Resolver<'_> {
             raft_port: place.raft_port,
             data_dir: self.demand("data_dir", Some(format!("./data/{}", place.name.short())), as_path)?,
             cookie: self.cookie()?,
-            discovery: self.word("cluster_discovery_type")?,
-            cluster_nodes: match self.read("cluster_nodes", None)? {
-                Some(Value::Targets(targets)) => targets,
-                None => Vec::new(),
-                Some(other) => panic!("cluster_nodes reads as {other:?}"),
-            },
+            discovery: place.discovery,
+            cluster_nodes: place.cluster_nodes,
+            dns_hostname: self.read("cluster_dns_hostname", None)?.map(|value| match value {
+                Value::Host(host) => host,
+                other => wrong_kind("cluster_dns_hostname")(other),
+            }),
+            dns_server: self
+                .read("cluster_dns_server", None)?
+                .map(|value| as_socket(value).unwrap_or_else(wrong_kind("cluster_dns_server"))),
+            dns_interval: self.time("cluster_dns_interval")?,
+            gossip_address: self.demand("cluster_gossip_address", None, as_socket)?,
+            gossip_interface: self.gossip_interface(bind)?,
             epmd_port: self.number("epmd_port")?,
             replace_after: Some(self.time("replace_after")?).filter(|silence| !silence.is_zero()),
             heartbeat_interval,
@@ -92,14 +109,30 @@ impl Resolver<'_> {
             node_name: place.name,
         };
         refuse_contradictions(&config)?;
+        let is_set = |key: &str| self.resolved[key].source != Source::Default;
+        refuse_discovery_contradictions(
+            &config,
+            Given {
+                size: is_set("cluster_size"),
+                name: ["node_name", "node_index", "node_role", "host"].into_iter().any(is_set),
+            },
+        )?;
         config.warnings = self.warnings(&config);
         Ok(config)
     }
 
     fn place(&mut self) -> Result<Place, ConfigError> {
         let max_size: u32 = self.number("max_cluster_size")?;
-        let size = self.cluster_size(max_size)?;
-        let index = self.node_index(size)?;
+        let discovery: DiscoveryType = self.word("cluster_discovery_type")?;
+        let cluster_nodes = match self.read("cluster_nodes", None)? {
+            Some(Value::Targets(targets)) => targets,
+            None => Vec::new(),
+            Some(other) => panic!("cluster_nodes reads as {other:?}"),
+        };
+        let mut size = self.cluster_size(max_size)?;
+        let counted = discovery == DiscoveryType::Static && self.resolved["cluster_size"].source == Source::Default;
+        // One more than are listed: this node may be left out of its own list.
+        let index = self.node_index(if counted { cluster_nodes.len() as u32 + 1 } else { size })?;
         let host =
             self.demand("host", None, |value| if let Value::Host(host) = value { Ok(host) } else { Err(value) })?;
         let mut name = self.demand("node_name", Some(format!("hex_hub{index}")), as_text)?;
@@ -108,13 +141,19 @@ impl Resolver<'_> {
             self.note("node_name", &Value::Text(name.clone()));
         }
         let set = |option: &str| self.resolved[option].source != Source::Default;
-        if size > 1 && set("node_name") && !set("node_index") && !set("node_role") {
-            // All of them would be node 1, and node 1 may found a cluster.
+        let index_is_set = set("node_index") || set("node_role");
+        if discovery == DiscoveryType::Epmd && size > 1 && set("node_name") && !index_is_set {
+            // All of them would be node 1: each index has one vote when a cluster is founded.
             return Err(ConfigError::Conflict(format!(
                 "CLUSTER_SIZE is {size} and NODE_NAME is set: set NODE_INDEX too, 1..={size}, another one on each node"
             )));
         }
-        let name = name.parse().unwrap_or_else(|error| panic!("{name} was checked before: {error}"));
+        let name: NodeName = name.parse().unwrap_or_else(|error| panic!("{name} was checked before: {error}"));
+        if counted {
+            let others = cluster_nodes.iter().filter(|target| target.node != name).count() as u64;
+            size = self.up_to("cluster_nodes", others + 1, max_size, "MAX_CLUSTER_SIZE")?;
+            self.note("cluster_size", &Value::Number(u64::from(size)));
+        }
         let base_port: u32 = self.number("base_http_port")?;
         let spacing: u32 = self.number("port_spacing")?;
         let default_port = base_port + (index - 1) * spacing;
@@ -122,11 +161,11 @@ impl Resolver<'_> {
         // As u32, so that a default beyond the last port is refused with the number it would have.
         let default_raft_port = if port == 0 { 0 } else { u32::from(port) + u32::from(RAFT_PORT_OFFSET) };
         let raft_port = self.number_or("raft_port", Some(default_raft_port.to_string()))?;
-        Ok(Place { name, index, size, port, raft_port })
+        Ok(Place { name, index, index_is_set, discovery, cluster_nodes, size, port, raft_port })
     }
 
     fn cluster_size(&mut self, max: u32) -> Result<u32, ConfigError> {
-        let size = self.number("cluster_size")?;
+        let size = self.number_or("cluster_size", Some("1".to_owned()))?;
         let ci_size = self.read("ci_cluster_size", None)?;
         let ci_source = self.resolved["ci_cluster_size"].source.clone();
         let is_ci = self.layers.variable(CI_ENV).is_some_and(|value| value == "true");
@@ -157,6 +196,17 @@ impl Resolver<'_> {
                 allowed: format!("index {allowed}"),
             },
             (_, error) => error,
+        })
+    }
+
+    fn gossip_interface(&mut self, bind: IpAddr) -> Result<Ipv4Addr, ConfigError> {
+        let from_bind = match bind {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+        };
+        self.demand("cluster_gossip_interface", Some(from_bind.to_string()), |value| match value {
+            Value::Ip(IpAddr::V4(address)) => Ok(address),
+            other => Err(other),
         })
     }
 
@@ -299,6 +349,10 @@ fn as_text(value: Value) -> Result<String, Value> {
     if let Value::Text(text) = value { Ok(text) } else { Err(value) }
 }
 
+fn as_socket(value: Value) -> Result<SocketAddr, Value> {
+    if let Value::Socket(address) = value { Ok(address) } else { Err(value) }
+}
+
 fn as_path(value: Value) -> Result<PathBuf, Value> {
     if let Value::Path(path) = value { Ok(path) } else { Err(value) }
 }
@@ -335,9 +389,6 @@ fn refuse_contradictions(config: &Config) -> Result<(), ConfigError> {
             silence.as_millis(),
             config.heartbeat_timeout.as_millis()
         ));
-    }
-    if config.discovery == DiscoveryType::Static && config.cluster_nodes.is_empty() {
-        return conflict("CLUSTER_DISCOVERY_TYPE is static, so CLUSTER_NODES must list the nodes".to_owned());
     }
     let mut seen = std::collections::BTreeSet::new();
     match config.cluster_nodes.iter().find(|target| !seen.insert(&target.node)) {

@@ -1,6 +1,10 @@
 //! Kinds of option values: what text each takes, and what it means.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::{
     choices::Choice,
@@ -32,6 +36,12 @@ pub(super) enum Kind {
     Host,
     /// An IP address.
     Ip,
+    /// An IPv4 address of this machine.
+    Ipv4,
+    /// An IP address with a port.
+    Socket,
+    /// An IPv4 multicast address with a port.
+    Multicast,
     /// A path.
     Path,
     /// Targets by commas.
@@ -49,8 +59,10 @@ pub(super) enum Value {
     Number(u64),
     /// Of [`Kind::Millis`], [`Kind::Duration`].
     Time(Duration),
-    /// Of [`Kind::Ip`].
+    /// Of [`Kind::Ip`], [`Kind::Ipv4`].
     Ip(IpAddr),
+    /// Of [`Kind::Socket`], [`Kind::Multicast`].
+    Socket(SocketAddr),
     /// Of [`Kind::Host`].
     Host(Host),
     /// Of [`Kind::Path`].
@@ -100,6 +112,15 @@ impl Kind {
                 let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
                 bare.parse().ok().map(Value::Ip)
             }
+            Self::Ipv4 => text.parse().ok().map(|address: Ipv4Addr| Value::Ip(address.into())),
+            Self::Socket => text.parse().ok().filter(|address: &SocketAddr| address.port() != 0).map(Value::Socket),
+            Self::Multicast => text
+                .parse()
+                .ok()
+                .filter(|address: &SocketAddr| {
+                    address.is_ipv4() && address.ip().is_multicast() && address.port() != 0
+                })
+                .map(Value::Socket),
             Self::Path => (!text.is_empty() && !text.contains('\0')).then(|| Value::Path(text.into())),
             Self::Targets => text
                 .split(',')
@@ -138,6 +159,9 @@ impl Kind {
                 "DNS name, IPv4 address, or IPv6 address in brackets; {hostname} is this machine's name".to_owned()
             }
             Self::Ip => "IPv4 or IPv6 address".to_owned(),
+            Self::Ipv4 => "IPv4 address".to_owned(),
+            Self::Socket => "address:port, an IPv6 address in brackets".to_owned(),
+            Self::Multicast => "multicast address and port: 224.0.0.0 to 239.255.255.255, such as 239.255.255.250:45892".to_owned(),
             Self::Path => "path".to_owned(),
             Self::Targets => "name@host[:port],name@host[:port],...".to_owned(),
             Self::Filter => "filter such as info or warn,hexkv_server=debug".to_owned(),
@@ -155,7 +179,8 @@ impl Kind {
             Self::Word(_) => "WORD",
             Self::NodeName => "NAME",
             Self::Host => "HOST",
-            Self::Ip => "ADDRESS",
+            Self::Ip | Self::Ipv4 => "ADDRESS",
+            Self::Socket | Self::Multicast => "ADDRESS:PORT",
             Self::Path => "PATH",
             Self::Targets => "NODES",
             Self::Filter => "FILTER",
@@ -175,6 +200,7 @@ impl Value {
             }
             Self::Time(time) => quoted(format_time(*time)),
             Self::Ip(address) => quoted(address.to_string()),
+            Self::Socket(address) => quoted(address.to_string()),
             Self::Host(host) => quoted(host.to_string()),
             // Paths come from texts, so nothing is lost.
             Self::Path(path) => quoted(path.display().to_string()),

@@ -3,7 +3,9 @@
 //! A port that was typed wins, then an entry of `CLUSTER_NODES`, then the port mapper of the node's host. That order holds
 //! with every `CLUSTER_DISCOVERY_TYPE`, which says where a node looks for others when nobody names them.
 
+pub mod dns;
 pub mod epmd;
+pub mod gossip;
 
 use std::time::Duration;
 

@@ -6,6 +6,7 @@
 //! | `identity` | [`Identity`], and a change of lives that is under way |
 //! | `run` | boot id of the machine at the last open, and whether the stop was clean |
 //! | `peers` | the member list that was last known, for a start without state |
+//! | `promise` | what a node without a cluster promised others that want to found one |
 //! | `aside-N-REASON/` | what an earlier life left |
 //!
 //! Each file is written whole under a temporary name, synced, renamed, and its directory synced.
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use self::small_file::SmallFile;
 use crate::{
     NodeId, StoreError, entropy,
+    founding::Promise,
     fs::{FileLock, LockOutcome, SharedFs},
     member::Member,
 };
@@ -34,6 +36,7 @@ pub const FORMAT_VERSION: u32 = 1;
 const LOCK: &str = "lock";
 const IDENTITY: SmallFile = SmallFile { name: "identity", magic: *b"hexkv-id" };
 const RUN: SmallFile = SmallFile { name: "run", magic: *b"hexkvrun" };
+const PROMISE: SmallFile = SmallFile { name: "promise", magic: *b"hexkvprm" };
 const PEERS: SmallFile = SmallFile { name: "peers", magic: *b"hexkvmem" };
 /// Directories of earlier lives begin so.
 const ASIDE_PREFIX: &str = "aside-";
@@ -225,6 +228,16 @@ impl DataDir {
     /// Stores the member list.
     pub fn store_peers(&self, peers: &[Member]) -> Result<(), StoreError> {
         PEERS.write(&self.fs, &self.path, &peers)
+    }
+
+    /// What was promised in this life; nothing where there is no file.
+    pub fn load_promise(&self) -> Result<Promise, StoreError> {
+        Ok(PROMISE.read(&self.fs, &self.path)?.unwrap_or_default())
+    }
+
+    /// Stores what is promised: on disk when this returns.
+    pub fn store_promise(&self, promise: &Promise) -> Result<(), StoreError> {
+        PROMISE.write(&self.fs, &self.path, promise)
     }
 
     fn finish_change(&mut self, change: ChangeOfLives) -> Result<(), StoreError> {

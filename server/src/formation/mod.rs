@@ -1,9 +1,20 @@
 //! How a node gets a cluster when it starts: it goes on in the one it has, finishes a join, is a cluster of
-//! its own when started alone, or, started as one of several, joins the first of them.
+//! its own when started alone, or, started as one of several, looks for the others.
+//!
+//! | part | what lives there |
+//! |---|---|
+//! | `search` | looking for the others, joining the cluster that one of them has |
+//! | `founding` | becoming the founder, and answering those that want to |
+//! | `rule` | who may found the cluster |
+
+mod founding;
+#[cfg(test)]
+mod model;
+mod rule;
+mod search;
 
 use std::{sync::Arc, time::Duration};
 
-use hexkv_raft_net::rpc::{PeerRequest, PeerResponse};
 use hexkv_store::{
     command::Command,
     identity::{DataDir, Identity, JoinIntent, fresh_node_id},
@@ -11,19 +22,8 @@ use hexkv_store::{
 };
 use openraft::errors::{InitializeError, RaftError};
 
-use crate::{
-    config::{NodeName, Target},
-    error::Error,
-    node::Node,
-    rebuild,
-};
+use crate::{error::Error, node::Node, rebuild};
 
-/// Nodes that are numbered are called so, with their index behind it.
-const NODE_NAME_STEM: &str = "hex_hub";
-/// One question to an expected peer: it is up and answers at once, or it is not there yet.
-const ASK_TIMEOUT: Duration = Duration::from_millis(500);
-/// Between two looks for the other nodes.
-const FORMATION_RETRY: Duration = Duration::from_millis(100);
 /// After a join was refused: for example until an earlier self under the same name counts as gone.
 const REFUSED_RETRY: Duration = Duration::from_millis(500);
 /// Each of the first commands of a new cluster of one.
@@ -118,78 +118,6 @@ impl Node {
                     tokio::time::sleep(REFUSED_RETRY).await;
                 }
                 done => return done,
-            }
-        }
-    }
-
-    /// One of several nodes that start together: joins the cluster that a peer already has. Only the first of them
-    /// founds one, and only when it and those that answer that there is none are a majority of all: a first node
-    /// that lost its disk must not found a second cluster because the others are slow to answer.
-    async fn find_or_found(self: &Arc<Self>) -> Result<(), Error> {
-        tracing::info!(size = self.config.cluster_size, index = self.config.node_index, "looking for the other nodes");
-        let mut last_refusal = String::new();
-        loop {
-            let (mut refused, mut without_cluster) = (false, 0);
-            for target in self.expected_peers() {
-                match self.cluster_of(&target).await {
-                    None => continue,
-                    Some(false) => {
-                        without_cluster += 1;
-                        continue;
-                    }
-                    Some(true) => {}
-                }
-                match self.join(&target.to_string(), false).await {
-                    Ok(()) => return Ok(()),
-                    Err(e) if self.identity().cluster_id.is_some() => {
-                        tracing::warn!(error = %e, "joined; its role comes later");
-                        return Ok(());
-                    }
-                    Err(e) if e.detail == last_refusal => {}
-                    Err(e) => {
-                        tracing::warn!(peer = %target, error = %e, "could not join yet; trying again");
-                        last_refusal = e.detail;
-                    }
-                }
-                refused = true;
-                break;
-            }
-            // Whoever finds a cluster joins it, and founds none.
-            if self.config.node_index == 1 && !refused && without_cluster >= self.config.cluster_size / 2 {
-                let _turn = self.lifecycle.lock().await;
-                let mut data = self.data.lock().await;
-                return self.bootstrap(&mut data).await;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(if refused { REFUSED_RETRY } else { FORMATION_RETRY }) => {}
-                () = self.stopping.cancelled() => return Ok(()),
-            }
-        }
-    }
-
-    /// The nodes that are started with this one: by their index, and those that are listed.
-    fn expected_peers(&self) -> Vec<Target> {
-        let named =
-            |index: u32| NodeName::new(&format!("{NODE_NAME_STEM}{index}"), self.config.node_name.host().clone()).ok();
-        let by_index = (1..=self.config.cluster_size).filter(|i| *i != self.config.node_index).filter_map(named);
-        let listed = self.config.cluster_nodes.iter().filter(|t| t.node != self.config.node_name).cloned();
-        let known: Vec<Target> = listed.collect();
-        let unlisted =
-            by_index.filter(|name| known.iter().all(|t| t.node != *name)).map(|node| Target { node, port: None });
-        let mut peers: Vec<Target> = unlisted.collect();
-        peers.extend(known);
-        peers
-    }
-
-    /// Whether a peer has a cluster; None when it does not answer.
-    async fn cluster_of(&self, target: &Target) -> Option<bool> {
-        let address = self.naming.resolve(target).await.ok()?;
-        match self.network.request_as_guest(&address, PeerRequest::ClusterInfo, ASK_TIMEOUT).await {
-            Ok((_, PeerResponse::ClusterInfo(info))) => Some(info.cluster_id.is_some()),
-            Ok(_) => None,
-            Err(e) => {
-                tracing::debug!(peer = %target, error = %e, "no answer yet");
-                None
             }
         }
     }

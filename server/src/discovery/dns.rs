@@ -1,0 +1,204 @@
+//! Nodes as the records of a DNS name: SRV with host and port, else A and AAAA with this node's own raft port. The records are
+//! looked at again and again, since they change as nodes come and go.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use hickory_resolver::{
+    TokioResolver,
+    config::{LookupIpStrategy, NameServerConfig, ResolverConfig},
+    net::{NetError, runtime::TokioRuntimeProvider},
+    proto::rr::{RData, RecordType},
+};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::config::Host;
+
+/// Most addresses that are taken out of the records.
+pub const ADDRESSES_MAX: usize = 256;
+/// Longest wait for one answer of a name server, before the next attempt.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Attempts for one question.
+const ATTEMPTS: usize = 2;
+
+/// Which records to look at.
+#[derive(Debug, Clone)]
+pub struct DnsSettings {
+    /// The name.
+    pub hostname: Host,
+    /// Name server; None = the system's.
+    pub server: Option<SocketAddr>,
+    /// Between two looks.
+    pub interval: Duration,
+    /// The port of addresses that come without one.
+    pub raft_port: u16,
+}
+
+/// The records cannot be looked at by this configuration of the machine.
+#[derive(Debug, thiserror::Error)]
+#[error("the system's DNS configuration cannot be used: {0}; correct /etc/resolv.conf, or set CLUSTER_DNS_SERVER=ADDRESS:PORT")]
+pub struct DnsError(String);
+
+/// What the last looks gave.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Records {
+    /// `address:port` of raft ports, sorted. Those of the last look that was answered.
+    pub addresses: Vec<String>,
+    /// What is wrong, and what to do.
+    pub problem: Option<String>,
+}
+
+/// Looks at the records until it is dropped.
+#[derive(Debug)]
+pub struct Dns {
+    hostname: Host,
+    records: watch::Receiver<Records>,
+    _stop: DropGuard,
+    _task: JoinHandle<()>,
+}
+
+impl Dns {
+    /// Begins to look. Nothing is waited for.
+    ///
+    /// # Errors
+    /// [`DnsError`].
+    pub fn start(settings: DnsSettings) -> Result<Self, DnsError> {
+        let resolver = resolver(settings.server).map_err(|e| DnsError(e.to_string()))?;
+        let first = Records { addresses: Vec::new(), problem: Some(format!("{} is being looked up", settings.hostname)) };
+        let (changes, records) = watch::channel(first);
+        let stop = CancellationToken::new();
+        let token = stop.clone();
+        let hostname = settings.hostname.clone();
+        let task = tokio::spawn(async move {
+            token.run_until_cancelled(keep_looking(resolver, settings, changes)).await;
+        });
+        Ok(Self { hostname, records, _stop: stop.drop_guard(), _task: task })
+    }
+
+    /// What is known now.
+    pub fn records(&self) -> Records {
+        self.records.borrow().clone()
+    }
+
+    /// In a few words.
+    pub fn describe(&self) -> String {
+        let Records { addresses, problem } = self.records();
+        problem.unwrap_or_else(|| format!("dns: {} nodes at {}", addresses.len(), self.hostname))
+    }
+}
+
+fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
+    let mut builder = match server {
+        None => TokioResolver::builder_tokio()?,
+        Some(address) => {
+            let mut server = NameServerConfig::udp_and_tcp(address.ip());
+            for connection in &mut server.connections {
+                connection.port = address.port();
+            }
+            let config = ResolverConfig::from_name_servers(vec![server]);
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        }
+    };
+    let options = builder.options_mut();
+    // Each look is to see what is there now.
+    options.cache_size = 0;
+    options.timeout = ANSWER_TIMEOUT;
+    options.attempts = ATTEMPTS;
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    builder.build()
+}
+
+async fn keep_looking(resolver: TokioResolver, settings: DnsSettings, changes: watch::Sender<Records>) {
+    loop {
+        let found = look(&resolver, &settings).await;
+        changes.send_if_modified(|records| {
+            let next = match found {
+                Ok(addresses) => Records { addresses, problem: None },
+                Err(Failure::NoSuchRecords(why)) => Records { addresses: Vec::new(), problem: Some(why) },
+                // What was there before may be there still.
+                Err(Failure::NoAnswer(why)) => Records { addresses: records.addresses.clone(), problem: Some(why) },
+            };
+            let changed = *records != next;
+            if changed {
+                match &next.problem {
+                    Some(problem) => tracing::warn!("{problem}"),
+                    None => tracing::info!(hostname = %settings.hostname, addresses = next.addresses.join(","), "nodes by DNS"),
+                }
+                *records = next;
+            }
+            changed
+        });
+        tokio::time::sleep(settings.interval).await;
+    }
+}
+
+/// Why there are no addresses.
+enum Failure {
+    /// The name servers say so.
+    NoSuchRecords(String),
+    /// The name servers say nothing.
+    NoAnswer(String),
+}
+
+async fn look(resolver: &TokioResolver, settings: &DnsSettings) -> Result<Vec<String>, Failure> {
+    let hostname = settings.hostname.bare();
+    let mut found = BTreeSet::new();
+    match resolver.lookup(hostname, RecordType::SRV).await {
+        Ok(answer) => {
+            for record in answer.answers() {
+                let RData::SRV(service) = &record.data else { continue };
+                let addresses = match resolver.lookup_ip(service.target.clone()).await {
+                    Ok(addresses) => addresses,
+                    // The others may be there; this one is looked for again.
+                    Err(e) => {
+                        tracing::debug!(target = %service.target, error = %e, "an SRV record's host has no address");
+                        continue;
+                    }
+                };
+                found.extend(addresses.iter().map(|ip| with_port(ip, service.port)));
+            }
+            if !answer.answers().is_empty() && found.is_empty() {
+                return Err(Failure::NoSuchRecords(format!(
+                    "the hosts that the SRV records of {hostname} name have no addresses: create A or AAAA records for them"
+                )));
+            }
+        }
+        Err(e) if e.is_no_records_found() => {}
+        Err(e) => return Err(no_answer(settings, &e)),
+    }
+    if found.is_empty() {
+        match resolver.lookup_ip(hostname).await {
+            Ok(addresses) => found.extend(addresses.iter().map(|ip| with_port(ip, settings.raft_port))),
+            Err(e) if e.is_nx_domain() => {
+                return Err(Failure::NoSuchRecords(format!(
+                    "the DNS name {hostname} does not exist: correct CLUSTER_DNS_HOSTNAME, or create its records; it is looked up every {:?}",
+                    settings.interval
+                )));
+            }
+            Err(e) if e.is_no_records_found() => {}
+            Err(e) => return Err(no_answer(settings, &e)),
+        }
+    }
+    if found.is_empty() {
+        return Err(Failure::NoSuchRecords(format!(
+            "the DNS name {hostname} has no SRV, A or AAAA records: create them, or correct CLUSTER_DNS_HOSTNAME"
+        )));
+    }
+    Ok(found.into_iter().take(ADDRESSES_MAX).collect())
+}
+
+fn no_answer(settings: &DnsSettings, error: &NetError) -> Failure {
+    let servers = settings.server.map_or_else(|| "of /etc/resolv.conf".to_owned(), |server| server.to_string());
+    Failure::NoAnswer(format!(
+        "the name server {servers} does not answer for {}: {error}; see that it runs, or set CLUSTER_DNS_SERVER",
+        settings.hostname
+    ))
+}
+
+fn with_port(ip: IpAddr, port: u16) -> String {
+    SocketAddr::new(ip, port).to_string()
+}

@@ -1,0 +1,244 @@
+//! One of several nodes that start together: joins the cluster that another one has, or founds it, once it is sure that
+//! nobody else has or will.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use hexkv_raft_net::{
+    NetError, Refusal,
+    rpc::{ClusterInfo, PeerRequest, PeerResponse, Plan},
+};
+use hexkv_store::{entropy, founding::Ballot};
+use tokio::time::Instant;
+
+use super::{
+    founding::Attempt,
+    rule::{plan_of, quorum, takes_part, votes_planned},
+};
+use crate::{
+    config::{DiscoveryType, NodeName, Target},
+    error::Error,
+    node::Node,
+};
+
+/// Nodes that are numbered are called so, with their index behind it.
+const NODE_NAME_STEM: &str = "hex_hub";
+/// One question to another node: it is up and answers at once, or it is not there yet.
+const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Between two looks for the other nodes.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// After a join was refused: for example until an earlier self under the same name counts as gone.
+const REFUSED_RETRY: Duration = Duration::from_millis(500);
+/// How long a majority waits for the rest before it founds a cluster: who is slow may be the one that has one.
+const REST_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the others leave it to the first of them.
+const FIRST_PATIENCE: Duration = Duration::from_secs(10);
+/// Shortest and longest pause after an attempt that failed, in milliseconds: whoever tries at the same time draws another one.
+const ATTEMPT_PAUSE_MS: std::ops::Range<u64> = 100..600;
+/// The same while another node has been agreed to, which is to come back.
+const FOUNDER_PAUSE_MS: std::ops::Range<u64> = 1_000..2_000;
+/// How often a reason to wait is logged again.
+const REMINDER_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What a look at the other nodes gave.
+#[derive(Default)]
+struct Look {
+    /// Nodes with a cluster, by address.
+    with_cluster: Vec<(String, ClusterInfo)>,
+    /// Nodes without one: address by name.
+    without: BTreeMap<String, String>,
+    /// Where another node has this node's name.
+    namesake: Option<String>,
+    /// What has to be corrected, or cannot be found.
+    problems: Vec<String>,
+}
+
+/// What is remembered between two looks.
+#[derive(Default)]
+struct Search {
+    /// Since when enough nodes without a cluster answer.
+    enough_since: Option<Instant>,
+    /// The highest attempt that was heard of.
+    seen: Ballot,
+    next_attempt: Option<Instant>,
+    /// What the last attempt came to, in words.
+    attempt_says: Option<String>,
+    logged: Option<(String, Instant)>,
+}
+
+impl Node {
+    /// Looks until this node has a cluster.
+    pub(super) async fn find_or_found(self: &Arc<Self>) -> Result<(), Error> {
+        tracing::info!(
+            size = self.config.cluster_size,
+            discovery = self.config.discovery.word(),
+            "looking for the other nodes"
+        );
+        let mut search = Search::default();
+        loop {
+            let look = self.look_for_others().await;
+            let pause = if let Some((address, _)) = look.with_cluster.first() {
+                // Whoever finds a cluster joins it, and founds none.
+                match self.join_found(address, &look).await {
+                    None => break,
+                    Some(why) => search.say(self, why),
+                }
+                REFUSED_RETRY
+            } else {
+                if self.found_if_sure(&look, &mut search).await? {
+                    break;
+                }
+                LOOK_INTERVAL
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.stopping.cancelled() => break,
+            }
+            if self.identity().cluster_id.is_some() {
+                // Somebody let it join by hand.
+                break;
+            }
+        }
+        self.set_waiting(None);
+        Ok(())
+    }
+
+    /// None when the node has a cluster now; else why not.
+    async fn join_found(self: &Arc<Self>, address: &str, look: &Look) -> Option<String> {
+        if look.namesake.is_some() {
+            return look.problem();
+        }
+        match self.join_at(address.to_owned(), false).await {
+            Ok(()) => None,
+            Err(e) if self.identity().cluster_id.is_some() => {
+                tracing::warn!(error = %e, "joined; its role comes later");
+                None
+            }
+            Err(e) => Some(format!("could not join the cluster of {address} yet: {}", e.detail)),
+        }
+    }
+
+    /// True when this node founded a cluster.
+    async fn found_if_sure(self: &Arc<Self>, look: &Look, search: &mut Search) -> Result<bool, Error> {
+        let plan = plan_of(&self.config);
+        let known = look.without.len() + 1;
+        let enough = known >= quorum(&plan);
+        search.enough_since = if enough { search.enough_since.or(Some(Instant::now())) } else { None };
+        let why = search.attempt_says.clone().filter(|_| enough).or_else(|| look.problem());
+        let waits = format!(
+            "waits for the other nodes: {known} of {} are there ({}){}",
+            votes_planned(&plan),
+            look.names(&self.name).join(", "),
+            why.map(|why| format!("; {why}")).unwrap_or_default()
+        );
+        search.say(self, waits);
+        let may_try = enough && takes_part(&plan, &self.name) && look.namesake.is_none();
+        if !may_try || search.next_attempt.is_some_and(|next| Instant::now() < next) {
+            return Ok(false);
+        }
+        let waited = search.enough_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let all = known >= votes_planned(&plan) || waited >= REST_PATIENCE;
+        let first = look.is_first(&plan, &self.name) || waited >= FIRST_PATIENCE || self.is_picked_by_itself().await?;
+        if !(all && first) {
+            return Ok(false);
+        }
+        let addresses: Vec<String> = look.without.values().cloned().collect();
+        let mut pause = ATTEMPT_PAUSE_MS;
+        search.attempt_says = match self.attempt_to_found(&addresses, &mut search.seen).await? {
+            Attempt::Won => {
+                tracing::info!(nodes = known, "the other nodes agreed that this one founds the cluster");
+                let _turn = self.lifecycle.lock().await;
+                let mut data = self.data.lock().await;
+                self.bootstrap(&mut data).await?;
+                return Ok(true);
+            }
+            Attempt::Lost => None,
+            Attempt::Misconfigured(why) => Some(why),
+            Attempt::WaitFor(founder) => {
+                pause = FOUNDER_PAUSE_MS;
+                Some(format!(
+                    "{} was picked to found the cluster, and may have done so: start it. If it is gone for good with its disk, stop the nodes that wait, remove their data directories, which hold nothing yet, and start them again",
+                    founder.name
+                ))
+            }
+        };
+        search.next_attempt = Some(Instant::now() + Duration::from_millis(entropy::random_range(pause)));
+        Ok(false)
+    }
+
+    async fn look_for_others(&self) -> Look {
+        let places = self.naming.places(self.expected_peers()).await;
+        let asked = places.addresses.iter().map(|address| async move {
+            (address, self.network.request_as_guest(address, PeerRequest::ClusterInfo, ASK_TIMEOUT).await)
+        });
+        let mut look = Look { problems: places.problems, ..Look::default() };
+        for (address, answer) in join_all(asked).await {
+            match answer {
+                Ok((_, PeerResponse::ClusterInfo(info))) => look.take_in(address, info, &self.name),
+                Ok((peer, _)) => look.problems.push(format!("{peer} at {address} does not say whether it has a cluster")),
+                // This node itself, under an address that discovery gave.
+                Err(NetError::Refused(Refusal::OwnAddress)) => {}
+                Err(e @ NetError::Refused(_)) => look.problems.push(format!("the node at {address}: {e}")),
+                Err(e) => tracing::debug!(address, error = %e, "no answer yet"),
+            }
+        }
+        look
+    }
+
+    /// The nodes that are started with this one, where it knows them by name: by their index, and those that are listed.
+    fn expected_peers(&self) -> Vec<Target> {
+        let mut peers: Vec<Target> =
+            self.config.cluster_nodes.iter().filter(|t| t.node != self.config.node_name).cloned().collect();
+        if self.config.discovery == DiscoveryType::Epmd {
+            let named = |index: u32| {
+                NodeName::new(&format!("{NODE_NAME_STEM}{index}"), self.config.node_name.host().clone()).ok()
+            };
+            let by_index = (1..=self.config.cluster_size).filter(|i| *i != self.config.node_index).filter_map(named);
+            let unlisted: Vec<Target> = by_index
+                .filter(|name| peers.iter().all(|t| t.node != *name))
+                .map(|node| Target { node, port: None })
+                .collect();
+            peers.extend(unlisted);
+        }
+        peers
+    }
+}
+
+impl Look {
+    fn take_in(&mut self, address: &str, info: ClusterInfo, me: &str) {
+        if info.name == me {
+            self.namesake = Some(format!("the node at {address} is called {me} too: give each node a NODE_NAME of its own"));
+        } else if info.cluster_id.is_some() {
+            self.with_cluster.push((address.to_owned(), info));
+        } else {
+            self.without.insert(info.name, address.to_owned());
+        }
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.namesake.as_ref().or(self.problems.first()).cloned()
+    }
+
+    fn names(&self, me: &str) -> Vec<String> {
+        let mut names: Vec<String> = self.without.keys().cloned().collect();
+        names.push(me.to_owned());
+        names.sort();
+        names
+    }
+
+    fn is_first(&self, plan: &Plan, me: &str) -> bool {
+        self.without.keys().filter(|name| takes_part(plan, name)).all(|name| name.as_str() > me)
+    }
+}
+
+impl Search {
+    /// Tells, in the log and in answers, what the node waits for.
+    fn say(&mut self, node: &Node, text: String) {
+        let news = self.logged.as_ref().is_none_or(|(last, at)| *last != text || at.elapsed() >= REMINDER_INTERVAL);
+        if news {
+            tracing::info!("{text}");
+            self.logged = Some((text.clone(), Instant::now()));
+        }
+        node.set_waiting(Some(text));
+    }
+}
