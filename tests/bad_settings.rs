@@ -3,16 +3,20 @@
 
 use std::{
     fs,
+    io::Read as _,
     path::Path,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use hexkv_server::config::{OPTIONS, OptionRow};
 
-use crate::harness::binary;
+use crate::harness::{PATIENCE, binary};
 
 /// Exit code for a configuration that makes no sense.
 const EXIT_USAGE: i32 = 2;
+/// Between two looks at whether the server ended.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// No option takes this text, but those whose value is a path.
 const NONSENSE: &str = "no such value!";
 
@@ -61,8 +65,21 @@ fn started(dir: &Path, row: &OptionRow, value: &str, place: Place) -> (Option<i3
             server.arg("--config").arg(file)
         }
     };
-    let output = server.output().expect("the server runs");
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    let mut child = server.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the server runs");
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        match child.try_wait().expect("a child can be waited for") {
+            Some(status) => break status,
+            None if Instant::now() < deadline => std::thread::park_timeout(LOOK_INTERVAL),
+            None => {
+                child.kill().and_then(|()| child.wait()).expect("a child can be ended");
+                panic!("{} = {value:?} by {place:?} is accepted: the server runs", row.key);
+            }
+        }
+    };
+    let mut said = String::new();
+    child.stderr.take().expect("it is a pipe").read_to_string(&mut said).expect("text");
+    (status.code(), said)
 }
 
 fn check_refused(row: &OptionRow, value: &str, place: Place) {
