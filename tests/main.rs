@@ -6,6 +6,7 @@ mod harness;
 
 mod backup;
 mod bad_input;
+mod bad_settings;
 mod bench;
 mod cli;
 mod containers;

@@ -122,3 +122,11 @@ fn the_compose_file_asks_for_what_the_server_has() {
         assert_eq!(listed, service["profiles"].is_null(), "{name}: those who found the cluster are listed");
     }
 }
+
+#[test]
+fn the_compose_file_with_dns_looks_for_its_own_service() {
+    let services = services("deploy/compose.dns.yaml");
+    let (service, environment) = &services["hexkv"];
+    assert_eq!((services.len(), environment["CLUSTER_DNS_HOSTNAME"].as_str()), (1, "hexkv"));
+    check_service("hexkv", service, environment);
+}

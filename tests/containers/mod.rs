@@ -54,14 +54,9 @@ fn containers(project: &Project, services: &[&str]) -> Vec<Container> {
 fn the_leader_is_killed(project: &Project, services: &[&'static str]) {
     let leads = leader(project, services);
     let killed = project.container(leads);
-    let pid: i32 = killed.inspect("{{.State.Pid}}").parse().expect("a pid");
-    let pid = rustix::process::Pid::from_raw(pid).expect("it runs");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("root may kill it");
+    killed.kill();
     project.container(others(services, leads)[0]).put("killed", "and served on");
-    eventually("the engine starts it again", || match killed.inspect("{{.RestartCount}}").as_str() {
-        "0" => Err("not yet".to_owned()),
-        _ => killed.ready(),
-    });
+    killed.wait_started_again();
     assert_eq!(killed.get("killed"), "and served on");
     wait_same_hash(&containers(project, services));
 }
@@ -156,6 +151,44 @@ fn nodes_in_containers_survive_kills_and_cuts_grow_to_five_and_are_upgraded_one_
 
     each_is_made_anew(&project, &HUBS);
     assert_eq!(project.container(HUBS[4]).get("first"), "written at the start");
+    project.down().unwrap();
+    assert_eq!(project.left(), Vec::<String>::new());
+}
+
+/// A service that is scaled: the nodes know nothing but its name.
+#[test]
+fn containers_that_are_all_started_alike_find_each_other_by_dns_and_more_of_them_join() {
+    let Some(image) = image_or_skip() else { return };
+    let project = Project::new("deploy/compose.dns.yaml", &[], image);
+    project.compose(&["up", "--detach", "--no-build", "--scale", "hexkv=3"]);
+    let three = project.containers("hexkv");
+    assert_eq!(three.len(), 3);
+    for container in &three {
+        eventually("three find each other", || container.ready());
+        wait_voters(container, 3, 3);
+    }
+    three[0].put("first", "written through three");
+    wait_same_hash(&three);
+    project.compose(&["up", "--detach", "--no-build", "--no-recreate", "--scale", "hexkv=5"]);
+    let five = project.containers("hexkv");
+    assert!(five.len() == 5 && three.iter().all(|container| five.contains(container)), "{five:?}");
+    for container in &five {
+        eventually("two more join", || container.ready());
+        wait_voters(container, 3, 5);
+        assert_eq!(container.get("first"), "written through three");
+    }
+    // Each is called after its own container, and is reached by that name.
+    let (_, members) = five[0].members().unwrap();
+    for container in &five {
+        let host = &container.id[..12];
+        assert!(members.iter().any(|(name, ..)| *name == format!("hex_{host}@{host}")), "{host}: {members:?}");
+    }
+    // A process that dies comes back as the node that it was.
+    let victim = project.containers("hexkv").remove(0);
+    victim.kill();
+    victim.wait_started_again();
+    wait_voters(&victim, 3, 5);
+    assert_eq!(victim.get("first"), "written through three");
     project.down().unwrap();
     assert_eq!(project.left(), Vec::<String>::new());
 }

@@ -195,6 +195,21 @@ impl Container {
         Ok((status["leader"].as_str().map(str::to_owned), members))
     }
 
+    /// kill -9 of the node's process, as the kernel would do it when memory runs out.
+    pub fn kill(&self) {
+        let pid: i32 = self.inspect("{{.State.Pid}}").parse().expect("a pid");
+        let pid = rustix::process::Pid::from_raw(pid).expect("it runs");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("root may kill it");
+    }
+
+    /// Waits until the engine has started it again by itself, and it serves.
+    pub fn wait_started_again(&self) {
+        eventually("the engine starts it again", || match self.inspect("{{.RestartCount}}").as_str() {
+            "0" => Err("not yet".to_owned()),
+            _ => self.ready(),
+        });
+    }
+
     /// Everything that it logged.
     pub fn logged(&self) -> String {
         let output = Command::new("docker").args(["logs", &self.id]).output().expect("docker runs");

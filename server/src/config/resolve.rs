@@ -166,12 +166,15 @@ impl Resolver<'_> {
 
     fn cluster_size(&mut self, max: u32) -> Result<u32, ConfigError> {
         let size = self.number_or("cluster_size", Some("1".to_owned()))?;
-        let ci_size = self.read("ci_cluster_size", None)?;
+        let ci_size = match self.read("ci_cluster_size", None)? {
+            Some(Value::Number(number)) => Some(self.up_to("ci_cluster_size", number, max, "MAX_CLUSTER_SIZE")?),
+            Some(other) => wrong_kind("ci_cluster_size")(other),
+            None => None,
+        };
         let ci_source = self.resolved["ci_cluster_size"].source.clone();
         let is_ci = self.layers.variable(CI_ENV).is_some_and(|value| value == "true");
         let is_stronger = ci_source.rank() >= self.resolved["cluster_size"].source.rank();
-        if let Some(Value::Number(ci_size)) = ci_size.filter(|_| is_ci && is_stronger) {
-            let ci_size = self.up_to("ci_cluster_size", ci_size, max, "MAX_CLUSTER_SIZE")?;
+        if let Some(ci_size) = ci_size.filter(|_| is_ci && is_stronger) {
             self.note("cluster_size", &Value::Number(u64::from(ci_size)));
             self.note_source("cluster_size", ci_source);
             return Ok(ci_size);
