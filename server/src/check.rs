@@ -30,7 +30,7 @@ impl Node {
             cookie: check_cookie(&self.config.cookie),
             open_files: open_files.ok().map(|count| count as u64),
             open_files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
-            port_mapper: self.naming.describe().into(),
+            port_mapper: self.naming.describe(),
             divergent: self.divergence(),
             peers,
         }

@@ -2,12 +2,12 @@
 
 use hexkv_store::NodeId;
 
-use super::survivor::{Examined, Survivor};
+use super::survivor::{Examined, Rank, Survivor};
 
 /// One line of the table.
 pub struct Row {
     /// None = it cannot be used.
-    pub rank: Option<(u64, u64, u64)>,
+    pub rank: Option<Rank>,
     pub node_id: Option<NodeId>,
     cells: [String; 7],
 }
@@ -17,7 +17,8 @@ const TITLES: [&str; 7] = ["NODE", "TERM", "INDEX", "COMMITTED", "REVISION", "ST
 impl Row {
     /// Of one that can be used.
     pub fn of(survivor: &Survivor, examined: &Examined) -> Self {
-        let (term, index, revision) = examined.rank();
+        let (last, revision) = examined.rank();
+        let (term, index) = (last.leader_id.term, last.index);
         let cells = [
             name(survivor),
             term.to_string(),

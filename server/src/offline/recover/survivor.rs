@@ -40,10 +40,14 @@ pub struct Examined {
     pub voters: Vec<NodeId>,
 }
 
+/// The last entry, and the revision. openraft's terms may have several leaders, one after the other: among the ids of one term,
+/// that of the later leader is the higher.
+pub type Rank = (LogId, u64);
+
 impl Examined {
     /// Raft's order of logs; equal logs have equal states.
-    pub fn rank(&self) -> (u64, u64, u64) {
-        (self.last.leader_id.term, self.last.index, self.revision)
+    pub fn rank(&self) -> Rank {
+        (self.last, self.revision)
     }
 
     /// Entries that are kept without being known to be committed.
