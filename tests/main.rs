@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod backup;
 mod bad_input;
 mod bench;
 mod cli;
@@ -20,10 +21,12 @@ mod leases;
 mod limits;
 mod membership;
 mod openapi;
+mod recover;
 mod shell;
 mod sizes;
 mod tidy;
 mod transfer;
 mod txn;
+mod upgrade;
 mod watch;
 mod wire;

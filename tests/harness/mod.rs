@@ -8,7 +8,7 @@ mod sse;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -43,6 +43,18 @@ pub fn binary(name: &str) -> PathBuf {
         dir
     });
     dir.join(name)
+}
+
+/// Runs `client` with these endpoints.
+pub fn client(endpoints: &str, args: &[&str]) -> Output {
+    let mut command = Command::new(binary("client"));
+    command.env_remove("HEXKV_ENDPOINTS").args(["--endpoints", endpoints]).args(args);
+    command.output().expect("the client runs")
+}
+
+/// What a process printed.
+pub fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// Waits until `condition` gives a value; panics with `what` and the last refusal after [`PATIENCE`].
@@ -105,6 +117,18 @@ impl Node {
         let code = ended(child, &self.name);
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         (code, log[before..].to_string())
+    }
+
+    /// `server ARGS` as this node, to its end: for what is done while no node runs.
+    pub fn offline(&self, args: &[&str]) -> Output {
+        self.offline_command(args).output().expect("the server binary runs")
+    }
+
+    /// The same, not started.
+    pub fn offline_command(&self, args: &[&str]) -> Command {
+        let mut command = self.command();
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
     }
 
     /// The process id, while it runs.
