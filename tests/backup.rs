@@ -59,6 +59,15 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
+/// Ends a load when dropped, also when a check failed: else the scope would wait for it forever.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 #[test]
 fn a_snapshot_is_saved_from_any_node_under_load() {
     let mut cluster = Cluster::start(4);
@@ -68,6 +77,7 @@ fn a_snapshot_is_saved_from_any_node_under_load() {
     let stop = AtomicBool::new(false);
     let (acknowledged, target) = (AtomicU64::new(0), cluster.node(1).http.clone());
     std::thread::scope(|scope| {
+        let _stops = Stops(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Acquire) {
                 let n = acknowledged.load(Ordering::Acquire) + 1;
@@ -89,7 +99,6 @@ fn a_snapshot_is_saved_from_any_node_under_load() {
             let revision = saved.header.revision.to_string();
             assert!(told.contains(&revision) && told.contains(&saved.header.state_hash) && told.contains(&node_count(&saved)), "{told}");
         }
-        stop.store(true, Ordering::Release);
     });
     let saves = names(dir.path());
     assert_eq!(saves.len(), 4, "nothing but the files: {saves:?}");
@@ -436,7 +445,8 @@ fn old_members_are_refused(cluster: &mut Cluster) {
     }
     let target = cluster.node(1).name.clone();
     let refused = cluster.node(3).join(&target, false);
-    assert_eq!((refused.status, refused.problem().as_str()), (409, "has_data"), "{refused:?}");
+    assert_eq!((refused.status, refused.problem().as_str()), (409, "cluster_mismatch"), "{refused:?}");
+    assert!(refused.text().contains("discard_local_data"), "{refused:?}");
     assert_eq!(cluster.node(1).status().unwrap()["members"].as_array().unwrap().len(), 3);
     let name = cluster.node(3).name.clone();
     let http = cluster.node(1).http.clone();

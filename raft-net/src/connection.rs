@@ -300,7 +300,12 @@ where
     }
 
     fn peer_request(&mut self, frame: &Frame) -> Result<(), NetError> {
-        let request: PeerRequest = decode_body("peer request", frame)?;
+        let Ok(request) = decode_body::<PeerRequest>("peer request", frame) else {
+            // The frame is whole: a later version asks what this one does not know. Nothing was done.
+            let why = format!("version {} of this node does not know the request", env!("CARGO_PKG_VERSION"));
+            self.fail(frame, &Failure::Unavailable(why));
+            return Ok(());
+        };
         if self.peer.guest && !request.open_to_guests() {
             tracing::warn!(peer = %self.peer, ?request, "a guest asked what only members may ask");
             self.fail(frame, &Failure::Refused(Refusal::NotAMember));

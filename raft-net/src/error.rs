@@ -3,6 +3,8 @@
 use std::{io, sync::Arc};
 
 use hexkv_store::NodeId;
+
+use crate::handshake::Spoken;
 use serde::{Deserialize, Serialize};
 
 /// Why a request to another node got no answer.
@@ -80,9 +82,9 @@ pub enum Refusal {
     #[error("the cookies differ; give both nodes the same COOKIE")]
     WrongCookie,
     /// The wire protocols differ.
-    #[error("protocol version {ours} against {theirs}; run versions of the binary that understand each other")]
+    #[error("protocol {} against {}; run versions of the binary that understand each other: upgrade release by release", spoken(*.ours), spoken(*.theirs))]
     WrongVersion {
-        /// Of the refusing side.
+        /// Of the refusing side, as the handshake announces a range.
         ours: u32,
         /// Of the other side.
         theirs: u32,
@@ -134,6 +136,14 @@ impl Refusal {
             Self::NoHandshake(_) => "no_handshake",
             Self::TooManyConnections => "too_many_connections",
         }
+    }
+}
+
+fn spoken(wire: u32) -> String {
+    match Spoken::from_wire(wire) {
+        Some(Spoken { oldest, newest }) if oldest == newest => format!("version {newest}"),
+        Some(Spoken { oldest, newest }) => format!("versions {oldest} to {newest}"),
+        None => format!("version {wire:#x}"),
     }
 }
 

@@ -26,8 +26,12 @@ use crate::{
     identity::{LocalIdentity, PeerIdentity, Purpose},
 };
 
-/// Version of everything that nodes send each other. Nodes of different versions refuse each other.
-pub const PROTOCOL_VERSION: u32 = 3;
+/// The newest version of everything that nodes send each other that this binary speaks.
+pub const PROTOCOL_VERSION: u16 = 3;
+/// The oldest one: a release speaks what the one before it spoke, too, so that a cluster can be upgraded node by node.
+pub const PROTOCOL_VERSION_OLDEST: u16 = 3;
+/// What this binary tells of itself.
+pub(crate) const SPOKEN: Spoken = Spoken { oldest: PROTOCOL_VERSION_OLDEST, newest: PROTOCOL_VERSION };
 /// Node id that stands for "whoever listens there".
 pub(crate) const ANY_NODE: NodeId = 0;
 
@@ -61,7 +65,37 @@ struct Hello {
     expected: NodeId,
 }
 
-/// Also the whole of a Challenge.
+/// The versions that a node speaks. Invariant: `oldest <= newest`. Two nodes speak the highest that both know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Spoken {
+    pub(crate) oldest: u16,
+    pub(crate) newest: u16,
+}
+
+impl Spoken {
+    /// The newest version in the low half, and how many before it are spoken, too, in the high half: a node that speaks
+    /// one version only sends its number, as nodes did before there were ranges.
+    pub(crate) fn to_wire(self) -> u32 {
+        u32::from(self.newest) | u32::from(self.newest - self.oldest) << 16
+    }
+
+    /// None for what no node sends.
+    pub(crate) fn from_wire(wire: u32) -> Option<Self> {
+        let newest = (wire & 0xffff) as u16;
+        let oldest = newest.checked_sub((wire >> 16) as u16)?;
+        Some(Self { oldest, newest })
+    }
+
+    /// The version to speak with a node that sent `theirs`.
+    fn common(self, theirs: u32) -> Option<u16> {
+        let theirs = Self::from_wire(theirs)?;
+        let version = self.newest.min(theirs.newest);
+        (version >= self.oldest && version >= theirs.oldest).then_some(version)
+    }
+}
+
+/// Also the whole of a Challenge. Its layout, and that of [`Hello`], stay as they are in version 3: they are read before
+/// anybody knows which version is spoken.
 #[derive(Debug, Serialize, Deserialize)]
 struct Introduction {
     cluster_id: Option<u64>,
@@ -96,11 +130,25 @@ pub(crate) async fn initiate<S: AsyncRead + AsyncWrite + Unpin>(
     purpose: Purpose,
     expected: NodeId,
 ) -> Result<PeerIdentity, HandshakeError> {
-    let hello = with_preamble(&Hello { who: Introduction::of(local), purpose, expected });
+    let (peer, version) = initiate_speaking(SPOKEN, stream, local, cookie, purpose, expected).await?;
+    tracing::trace!(%peer, version, "connected");
+    Ok(peer)
+}
+
+/// The same, of a binary that speaks `spoken`; also gives the version that both speak.
+async fn initiate_speaking<S: AsyncRead + AsyncWrite + Unpin>(
+    spoken: Spoken,
+    stream: &mut FrameStream<S>,
+    local: &LocalIdentity,
+    cookie: &Cookie,
+    purpose: Purpose,
+    expected: NodeId,
+) -> Result<(PeerIdentity, u16), HandshakeError> {
+    let hello = with_preamble(spoken, &Hello { who: Introduction::of(local), purpose, expected });
     send(stream, Kind::Hello, &hello).await?;
     let challenge = receive(stream, Kind::Challenge).await?;
-    let who: Introduction = match after_preamble("challenge", &challenge.body) {
-        Ok(who) => who,
+    let (version, who): (u16, Introduction) = match after_preamble(spoken, "challenge", &challenge.body) {
+        Ok(told) => told,
         Err(e) => return Err(tell(stream, e).await),
     };
     send(stream, Kind::Proof, &cookie.prove(Role::Initiator, &hello, &challenge.body)).await?;
@@ -117,7 +165,7 @@ pub(crate) async fn initiate<S: AsyncRead + AsyncWrite + Unpin>(
         return Err(refuse(stream, Refusal::WrongNode { ours: who.node_id, expected }).await);
     }
     stream.set_limit(FRAME_BYTES_MAX);
-    Ok(who.into_peer(guest))
+    Ok((who.into_peer(guest), version))
 }
 
 /// The listening side.
@@ -126,12 +174,24 @@ pub(crate) async fn respond<S: AsyncRead + AsyncWrite + Unpin>(
     local: &LocalIdentity,
     cookie: &Cookie,
 ) -> Result<(PeerIdentity, Purpose), HandshakeError> {
+    let (peer, purpose, version) = respond_speaking(SPOKEN, stream, local, cookie).await?;
+    tracing::trace!(%peer, version, "connected");
+    Ok((peer, purpose))
+}
+
+/// The same, of a binary that speaks `spoken`; also gives the version that both speak.
+async fn respond_speaking<S: AsyncRead + AsyncWrite + Unpin>(
+    spoken: Spoken,
+    stream: &mut FrameStream<S>,
+    local: &LocalIdentity,
+    cookie: &Cookie,
+) -> Result<(PeerIdentity, Purpose, u16), HandshakeError> {
     let hello = receive(stream, Kind::Hello).await?;
-    let Hello { who, purpose, expected } = match after_preamble("hello", &hello.body) {
-        Ok(hello) => hello,
+    let (version, Hello { who, purpose, expected }) = match after_preamble(spoken, "hello", &hello.body) {
+        Ok(told) => told,
         Err(e) => return Err(tell(stream, e).await),
     };
-    let challenge = with_preamble(&Introduction::of(local));
+    let challenge = with_preamble(spoken, &Introduction::of(local));
     send(stream, Kind::Challenge, &challenge).await?;
     let proof = receive(stream, Kind::Proof).await?;
     if !cookie.verify(Role::Initiator, &hello.body, &challenge, &proof.body) {
@@ -146,7 +206,7 @@ pub(crate) async fn respond<S: AsyncRead + AsyncWrite + Unpin>(
     }
     send(stream, Kind::Welcome, &cookie.prove(Role::Responder, &hello.body, &challenge)).await?;
     stream.set_limit(FRAME_BYTES_MAX);
-    Ok((who.into_peer(guest), purpose))
+    Ok((who.into_peer(guest), purpose, version))
 }
 
 /// What keeps these two nodes apart. Members must be of one cluster, and of a cluster at all.
@@ -158,24 +218,29 @@ fn mismatch(local: &LocalIdentity, who: &Introduction, guest: bool) -> Option<Re
     (!guest && !same_cluster).then_some(Refusal::WrongCluster { ours: local.cluster_id, theirs: who.cluster_id })
 }
 
-fn with_preamble<T: Serialize>(value: &T) -> Vec<u8> {
+fn with_preamble<T: Serialize>(spoken: Spoken, value: &T) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
-    bytes.extend_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&spoken.to_wire().to_le_bytes());
     codec::encode_into(value, &mut bytes);
     bytes
 }
 
-/// Decodes what follows magic and version. A version that differs is told apart before anything else is read.
-fn after_preamble<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, HandshakeError> {
+/// Decodes what follows magic and versions. That no version is common is told before anything else is read.
+fn after_preamble<T: DeserializeOwned>(
+    spoken: Spoken,
+    what: &'static str,
+    bytes: &[u8],
+) -> Result<(u16, T), HandshakeError> {
     let version = bytes
         .strip_prefix(&MAGIC)
         .and_then(|rest| rest.first_chunk::<4>())
         .ok_or_else(|| HandshakeError::Protocol(format!("the {what} has no magic number")))?;
     let theirs = u32::from_le_bytes(*version);
-    if theirs != PROTOCOL_VERSION {
-        return Err(HandshakeError::WeRefuse(Refusal::WrongVersion { ours: PROTOCOL_VERSION, theirs }));
-    }
+    let Some(version) = spoken.common(theirs) else {
+        return Err(HandshakeError::WeRefuse(Refusal::WrongVersion { ours: spoken.to_wire(), theirs }));
+    };
     codec::decode(what, &bytes[PREAMBLE_BYTES..], HANDSHAKE_FRAME_BYTES_MAX)
+        .map(|value| (version, value))
         .map_err(|e| HandshakeError::Protocol(e.to_string()))
 }
 
@@ -326,9 +391,58 @@ mod tests {
         send(&mut a, Kind::Hello, &hello).await.unwrap();
         let (local, cookie) = (node(None, 2), Cookie::new("c"));
         let (told, responded) = tokio::join!(receive(&mut a, Kind::Challenge), respond(&mut b, &local, &cookie));
-        let expected = Refusal::WrongVersion { ours: PROTOCOL_VERSION, theirs: 7 };
+        let expected = Refusal::WrongVersion { ours: SPOKEN.to_wire(), theirs: 7 };
         assert!(matches!(told, Err(HandshakeError::TheyRefuse(r)) if r == expected));
         assert!(matches!(responded, Err(HandshakeError::WeRefuse(r)) if r == expected));
+    }
+
+    /// Two binaries, each of which speaks a range.
+    async fn speak(a: (u16, u16), b: (u16, u16)) -> (Result<u16, HandshakeError>, Result<u16, HandshakeError>) {
+        let spoken = |(oldest, newest)| Spoken { oldest, newest };
+        let (mut from, mut to) = pipe();
+        let (one, other, cookie) = (node(Some(9), 1), node(Some(9), 2), Cookie::new("c"));
+        let (a, b) = tokio::join!(
+            initiate_speaking(spoken(a), &mut from, &one, &cookie, Purpose::Raft, 2),
+            respond_speaking(spoken(b), &mut to, &other, &cookie)
+        );
+        (a.map(|(_, version)| version), b.map(|(_, _, version)| version))
+    }
+
+    #[tokio::test]
+    async fn neighbouring_releases_speak_the_highest_version_that_both_know() {
+        let cases = [((3, 3), (3, 3), 3), ((3, 4), (3, 4), 4), ((3, 4), (4, 5), 4), ((3, 3), (2, 4), 3), ((1, 9), (4, 6), 6)];
+        for (a, b, expected) in cases {
+            for (a, b) in [(a, b), (b, a)] {
+                let (a, b) = speak(a, b).await;
+                assert_eq!((a.unwrap(), b.unwrap()), (expected, expected));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn releases_without_a_common_version_refuse_each_other_and_name_both() {
+        for (a, b) in [((3, 3), (4, 5)), ((4, 5), (3, 3)), ((1, 2), (4, 4))] {
+            let (initiated, responded) = speak(a, b).await;
+            let (HandshakeError::TheyRefuse(told), HandshakeError::WeRefuse(refused)) =
+                (initiated.unwrap_err(), responded.unwrap_err())
+            else {
+                panic!("the listening side refuses")
+            };
+            assert_eq!(told, refused);
+            let text = told.to_string();
+            for (oldest, newest) in [a, b] {
+                let named = if oldest == newest { format!("version {newest}") } else { format!("versions {oldest} to {newest}") };
+                assert!(text.contains(&named), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_node_of_one_version_announces_itself_as_before_there_were_ranges() {
+        assert_eq!(Spoken { oldest: 3, newest: 3 }.to_wire(), 3);
+        let range = Spoken { oldest: 3, newest: 5 };
+        assert_eq!(Spoken::from_wire(range.to_wire()), Some(range));
+        assert_eq!(Spoken::from_wire(0x0005_0003), None, "no version is older than 0");
     }
 
     #[tokio::test]
@@ -338,7 +452,7 @@ mod tests {
         let (local, cookie) = (node(Some(9), 1), Cookie::new("c"));
         let attack = async {
             receive(&mut attacker, Kind::Hello).await.unwrap();
-            let challenge = with_preamble(&Introduction::of(&node(Some(9), 2)));
+            let challenge = with_preamble(SPOKEN, &Introduction::of(&node(Some(9), 2)));
             send(&mut attacker, Kind::Challenge, &challenge).await.unwrap();
             let proof = receive(&mut attacker, Kind::Proof).await.unwrap();
             send(&mut attacker, Kind::Welcome, &proof.body).await.unwrap();
@@ -352,7 +466,7 @@ mod tests {
         let (mut honest, mut listening) = pipe();
         let (local, cookie) = (node(Some(9), 2), Cookie::new("c"));
         let hello =
-            with_preamble(&Hello { who: Introduction::of(&node(Some(9), 1)), purpose: Purpose::Raft, expected: 2 });
+            with_preamble(SPOKEN, &Hello { who: Introduction::of(&node(Some(9), 1)), purpose: Purpose::Raft, expected: 2 });
         let recording = async {
             send(&mut honest, Kind::Hello, &hello).await.unwrap();
             let challenge = receive(&mut honest, Kind::Challenge).await.unwrap();

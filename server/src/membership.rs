@@ -38,7 +38,7 @@ impl Node {
         let target: Target = target.parse().map_err(|e| Error::invalid(format!("{e}")))?;
         let address = self.naming.resolve(&target).await.map_err(|e| Error::invalid(format!("cannot join: {e}")))?;
         let (answerer, info) = self.ask_cluster(&address).await?;
-        let cluster_id = self.may_join(&answerer, &info, discard_local_data)?;
+        let cluster_id = self.may_join(&answerer, &info, discard_local_data).await?;
         let intent = JoinIntent { node_id: fresh_node_id(), cluster_id, target: address };
         self.note_join(Some(intent.clone())).await?;
         self.finish_join(intent, false).await
@@ -223,7 +223,7 @@ impl Node {
         }
     }
 
-    fn may_join(&self, answerer: &NodeId, info: &ClusterInfo, discard_local_data: bool) -> Result<u64, Error> {
+    async fn may_join(&self, answerer: &NodeId, info: &ClusterInfo, discard_local_data: bool) -> Result<u64, Error> {
         let identity = self.identity();
         if *answerer == identity.node_id {
             return Err(Error::invalid(JOINS_ITSELF));
@@ -239,10 +239,17 @@ impl Node {
         }
         let still_member = self.position() != crate::node::Position::Outside;
         if still_member && self.cluster().members.iter().filter(|m| !m.leaving).count() > 1 {
-            return Err(Error::new(
-                Code::ClusterMismatch,
-                "this node is a member of another cluster; let it leave that one first (`client leave`)",
-            ));
+            // A cluster without quorum lets nobody leave. Who gives the data up gives it up for good.
+            let stuck = self.ready().await.is_err();
+            if !stuck || !discard_local_data {
+                let hint = if stuck {
+                    "; that one has no quorum: where it was given up, join with \"discard_local_data\": true (the data is kept aside on its disk)"
+                } else {
+                    "; let it leave that one first (`client leave`)"
+                };
+                let why = format!("this node is a member of another cluster{hint}");
+                return Err(Error::new(Code::ClusterMismatch, why));
+            }
         }
         if self.core().is_some_and(|c| c.state.has_user_data()) && !discard_local_data {
             return Err(Error::new(

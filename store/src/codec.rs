@@ -46,3 +46,9 @@ pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8], limit_bytes
     }
     Ok(value)
 }
+
+/// Decodes the `T` that `bytes` begin with, whatever follows: for versions, which stand in front of what only they explain.
+pub fn decode_first<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
+    let decoded = bincode::serde::decode_from_slice::<T, _>(bytes, CONFIG);
+    decoded.map(|(value, _)| value).map_err(|e| StoreError::Decode { what, reason: e.to_string() })
+}

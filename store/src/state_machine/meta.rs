@@ -1,6 +1,6 @@
 //! What the state is apart from its keys, and how the engine keeps it: three checksummed rows.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -113,9 +113,15 @@ impl Meta {
     /// Reads the rows; None in an engine that never had any.
     ///
     /// # Errors
-    /// [`StoreError::Decode`] where they are damaged or do not belong together.
+    /// [`StoreError::Decode`] where they are damaged or do not belong together; [`StoreError::FormatVersion`], without the
+    /// path, which only the caller knows, where a later version wrote them.
     pub(super) fn read(engine: &dyn Engine) -> Result<Option<Self>, StoreError> {
-        let Some((progress, _)) = unseal::<ProgressRow>(engine, PROGRESS)? else { return Ok(None) };
+        let Some((row, _)) = checked_row(engine, PROGRESS)? else { return Ok(None) };
+        let found: u32 = codec::decode_first("state progress", &row)?;
+        if found > META_FORMAT_VERSION {
+            return Err(StoreError::FormatVersion { path: PathBuf::new(), found, supported: META_FORMAT_VERSION });
+        }
+        let progress: ProgressRow = codec::decode("state progress", &row, ROW_BYTES_MAX)?;
         if progress.format_version != META_FORMAT_VERSION {
             return Err(damaged(format!(
                 "format version {}, this binary reads {META_FORMAT_VERSION}",
@@ -192,6 +198,12 @@ fn seal<T: Serialize>(row: &T) -> (Vec<u8>, u32) {
 }
 
 fn unseal<T: DeserializeOwned>(engine: &dyn Engine, name: &str) -> Result<Option<(T, u32)>, StoreError> {
+    let Some((row, crc)) = checked_row(engine, name)? else { return Ok(None) };
+    Ok(Some((codec::decode("state progress", &row, ROW_BYTES_MAX)?, crc)))
+}
+
+/// A row as it was encoded, and its checksum.
+fn checked_row(engine: &dyn Engine, name: &str) -> Result<Option<(Vec<u8>, u32)>, StoreError> {
     let Some(sealed) = engine.get(&keys::meta(name))? else { return Ok(None) };
     let Some((crc, row)) = sealed.split_first_chunk::<4>() else {
         return Err(damaged(format!("row {name} has {} bytes", sealed.len())));
@@ -200,5 +212,5 @@ fn unseal<T: DeserializeOwned>(engine: &dyn Engine, name: &str) -> Result<Option
     if crc32fast::hash(row) != crc {
         return Err(damaged(format!("checksum of row {name}")));
     }
-    Ok(Some((codec::decode("state progress", row, ROW_BYTES_MAX)?, crc)))
+    Ok(Some((row.to_vec(), crc)))
 }

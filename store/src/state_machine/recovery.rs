@@ -35,6 +35,11 @@ pub(super) fn recover(dirs: &StateDirs, snapshots: &SnapshotDir, options: &State
                 dirs.remove_others(Some(number))?;
                 return Ok(live);
             }
+            // A later version's: it is not this one's to throw away.
+            Err(StoreError::FormatVersion { path, found, supported }) if found > supported => {
+                let path = if path.as_os_str().is_empty() { dirs.path().join(number.to_string()) } else { path };
+                return Err(StoreError::FormatVersion { path, found, supported });
+            }
             Err(error) => tracing::warn!(generation = number, %error, "the state is rebuilt"),
         }
     }
