@@ -85,19 +85,29 @@ fn a_snapshot_is_saved_from_any_node_under_load() {
                 acknowledged.store(n, Ordering::Release);
             }
         });
-        eventually("writes before the save", || if acknowledged.load(Ordering::Acquire) > 20 { Ok(()) } else { Err(String::new()) });
+        eventually("writes before the save", || {
+            if acknowledged.load(Ordering::Acquire) > 20 { Ok(()) } else { Err(String::new()) }
+        });
         for node in &cluster.nodes {
             let before = acknowledged.load(Ordering::Acquire);
             let file = dir.path().join(format!("of-{}.backup", node.index));
             let saved = save(&node.http, &file);
-            assert!(saved.header.keys >= before && saved.header.revision >= before, "{saved:?}, {before} were acknowledged");
+            assert!(
+                saved.header.keys >= before && saved.header.revision >= before,
+                "{saved:?}, {before} were acknowledged"
+            );
             // A standby holds nothing, and sends the client to who does.
             let held = holders.iter().any(|i| cluster.nodes[i - 1].name == saved.header.made_by);
             assert!(held && (!holders.contains(&node.index) || saved.header.made_by == node.name), "{saved:?}");
             let (code, told) = verify(&file);
             assert_eq!(code, Some(0), "{told}");
             let revision = saved.header.revision.to_string();
-            assert!(told.contains(&revision) && told.contains(&saved.header.state_hash) && told.contains(&node_count(&saved)), "{told}");
+            assert!(
+                told.contains(&revision)
+                    && told.contains(&saved.header.state_hash)
+                    && told.contains(&node_count(&saved)),
+                "{told}"
+            );
         }
     });
     let saves = names(dir.path());
@@ -141,7 +151,11 @@ fn a_save_tells_what_it_is_and_overwrites_only_by_force() {
     let forced = client(&http, &["-o", "json", "snapshot", "save", "--force", file.to_str().unwrap()]);
     assert_eq!(forced.status.code(), Some(0), "{}", said(&forced));
     let told: Value = serde_json::from_slice(&forced.stdout).expect("JSON");
-    assert_eq!((&told["revision"], &told["keys"], &told["leases"], &told["outcomes"]), (&json!(3), &json!(2), &json!(1), &json!(1)), "{told}");
+    assert_eq!(
+        (&told["revision"], &told["keys"], &told["leases"], &told["outcomes"]),
+        (&json!(3), &json!(2), &json!(1), &json!(1)),
+        "{told}"
+    );
     assert_eq!(names(dir.path()), ["one.backup"]);
     let nowhere = client(&http, &["snapshot", "save", dir.path().join("no/such/dir/f").to_str().unwrap()]);
     assert_eq!(nowhere.status.code(), Some(1), "{}", said(&nowhere));
@@ -162,7 +176,10 @@ fn broken_node(body: Vec<u8>, sent: usize) -> (String, std::thread::JoinHandle<(
             stream.read_exact(&mut byte).unwrap();
             asked.push(byte[0]);
         }
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         stream.write_all(head.as_bytes()).unwrap();
         // The client may hang up as soon as it knows enough.
         let _ = stream.write_all(&body[..sent]);
@@ -184,7 +201,12 @@ fn a_transfer_that_breaks_off_or_is_altered_leaves_no_file() {
     let mut altered = whole.clone();
     altered[length / 2] ^= 1;
     // The whole one shows that it is the damage that is refused.
-    let cases = [(whole.clone(), length, Some(0)), (whole.clone(), length / 2, Some(3)), (whole.clone(), 10, Some(3)), (altered, length, Some(1))];
+    let cases = [
+        (whole.clone(), length, Some(0)),
+        (whole.clone(), length / 2, Some(3)),
+        (whole.clone(), 10, Some(3)),
+        (altered, length, Some(1)),
+    ];
     for (body, sent, expected) in cases {
         let (address, served) = broken_node(body, sent);
         let saved = client(&address, &["snapshot", "save", "--force", target.to_str().unwrap()]);
@@ -340,7 +362,8 @@ fn a_killed_restore_is_no_data_directory_and_can_be_run_again() {
 fn watch_until_compacted(endpoints: Vec<String>, seen: &AtomicU64) -> Vec<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let client = Client::new(endpoints, Options { timeout: Duration::from_secs(120), ..Options::default() }).unwrap();
+        let client =
+            Client::new(endpoints, Options { timeout: Duration::from_secs(120), ..Options::default() }).unwrap();
         let watched = Watched::Range(KeyRange::Prefix("w/".into()));
         let mut watcher = client.watch(watched, &WatchOptions { from_revision: Some(1), ..WatchOptions::default() });
         let mut told = Vec::new();
@@ -391,7 +414,9 @@ fn a_restore_under_a_running_watch_tells_it_and_no_revision_comes_twice() {
     let seen = AtomicU64::new(0);
     let told = std::thread::scope(|scope| {
         let watch = scope.spawn(|| watch_until_compacted(endpoints.clone(), &seen));
-        eventually("the watch is there", || if seen.load(Ordering::Acquire) >= after { Ok(()) } else { Err(String::new()) });
+        eventually("the watch is there", || {
+            if seen.load(Ordering::Acquire) >= after { Ok(()) } else { Err(String::new()) }
+        });
         for node in &mut cluster.nodes {
             node.kill();
             std::fs::rename(&node.data, node.data.with_extension("old")).unwrap();
@@ -402,7 +427,9 @@ fn a_restore_under_a_running_watch_tells_it_and_no_revision_comes_twice() {
             node.start();
         }
         cluster.wait_formed(3);
-        eventually("the watch was told", || if seen.load(Ordering::Acquire) == u64::MAX { Ok(()) } else { Err(String::new()) });
+        eventually("the watch was told", || {
+            if seen.load(Ordering::Acquire) == u64::MAX { Ok(()) } else { Err(String::new()) }
+        });
         write(&http, "w/new", "after the restore");
         watch.join().unwrap()
     });

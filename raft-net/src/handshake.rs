@@ -410,7 +410,8 @@ mod tests {
 
     #[tokio::test]
     async fn neighbouring_releases_speak_the_highest_version_that_both_know() {
-        let cases = [((3, 3), (3, 3), 3), ((3, 4), (3, 4), 4), ((3, 4), (4, 5), 4), ((3, 3), (2, 4), 3), ((1, 9), (4, 6), 6)];
+        let cases =
+            [((3, 3), (3, 3), 3), ((3, 4), (3, 4), 4), ((3, 4), (4, 5), 4), ((3, 3), (2, 4), 3), ((1, 9), (4, 6), 6)];
         for (a, b, expected) in cases {
             for (a, b) in [(a, b), (b, a)] {
                 let (a, b) = speak(a, b).await;
@@ -431,7 +432,11 @@ mod tests {
             assert_eq!(told, refused);
             let text = told.to_string();
             for (oldest, newest) in [a, b] {
-                let named = if oldest == newest { format!("version {newest}") } else { format!("versions {oldest} to {newest}") };
+                let named = if oldest == newest {
+                    format!("version {newest}")
+                } else {
+                    format!("versions {oldest} to {newest}")
+                };
                 assert!(text.contains(&named), "{text}");
             }
         }
@@ -465,8 +470,10 @@ mod tests {
     async fn a_recorded_handshake_cannot_be_replayed() {
         let (mut honest, mut listening) = pipe();
         let (local, cookie) = (node(Some(9), 2), Cookie::new("c"));
-        let hello =
-            with_preamble(SPOKEN, &Hello { who: Introduction::of(&node(Some(9), 1)), purpose: Purpose::Raft, expected: 2 });
+        let hello = with_preamble(
+            SPOKEN,
+            &Hello { who: Introduction::of(&node(Some(9), 1)), purpose: Purpose::Raft, expected: 2 },
+        );
         let recording = async {
             send(&mut honest, Kind::Hello, &hello).await.unwrap();
             let challenge = receive(&mut honest, Kind::Challenge).await.unwrap();

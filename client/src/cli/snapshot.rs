@@ -32,7 +32,9 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Saves the store to a file, while it serves
-    #[command(after_help = "The file appears when it is whole, checked and on disk.\n\nExamples:\n  client snapshot save hexkv.backup")]
+    #[command(
+        after_help = "The file appears when it is whole, checked and on disk.\n\nExamples:\n  client snapshot save hexkv.backup"
+    )]
     Save {
         /// Where to; must not exist
         file: PathBuf,
@@ -41,7 +43,9 @@ pub enum Verb {
         force: bool,
     },
     /// Checks every byte of a saved file, without a node
-    #[command(after_help = "`server restore --check FILE` also loads it, and compares its state hash.\n\nExamples:\n  client snapshot verify hexkv.backup")]
+    #[command(
+        after_help = "`server restore --check FILE` also loads it, and compares its state hash.\n\nExamples:\n  client snapshot verify hexkv.backup"
+    )]
     Verify {
         /// The file
         file: PathBuf,
@@ -178,7 +182,10 @@ fn tell(format: Output, file: &Path, checked: &Checked) -> Result<(), Failure> {
     table.add_row(["applied index".to_owned(), header.applied_index.to_string()]);
     table.add_row(["cluster".to_owned(), header.cluster_id.clone()]);
     table.add_row(["state hash".to_owned(), header.state_hash.clone()]);
-    table.add_row(["formats".to_owned(), format!("backup {}, snapshot {}", hexkv_client::backup::FORMAT_VERSION, header.snapshot_format)]);
+    table.add_row([
+        "formats".to_owned(),
+        format!("backup {}, snapshot {}", hexkv_client::backup::FORMAT_VERSION, header.snapshot_format),
+    ]);
     table.add_row(["made".to_owned(), format!("{} by {}, version {}", header.made_at, header.made_by, header.version)]);
     table.add_row(["sha256".to_owned(), sum.clone()]);
     output::print_table(&table)

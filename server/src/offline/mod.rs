@@ -206,7 +206,10 @@ fn finish(new: NewDataDir, config: &Config, founder: &Founder, footer: &Footer) 
     let path = new.path().display().to_string();
     new.finish(&identity, std::slice::from_ref(&founder.member))?;
     let name = &config.node_name;
-    println!("cluster {:016x} begins at revision {}, state hash {:032x}", founder.cluster_id, footer.revision, footer.state_hash);
+    println!(
+        "cluster {:016x} begins at revision {}, state hash {:032x}",
+        founder.cluster_id, footer.revision, footer.state_hash
+    );
     println!("{name} is its only member; its data directory is {path}");
     println!("Next: start {name} with the options that were given here and no others of the old cluster's nodes,");
     println!("then let others join with empty data directories: `client --endpoints HOST:PORT join {name}`.");

@@ -35,12 +35,17 @@ Examples:
 /// Its arguments.
 pub fn command() -> Command {
     subcommand(NAME, "Begins a new cluster with a backup", EXAMPLES)
-        .arg(Arg::new(FILE).value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)).help("The backup"))
         .arg(
-            Arg::new(CHECK)
-                .long("check")
-                .action(ArgAction::SetTrue)
-                .help("Only see whether it would work: load the backup, compare its state hash, and leave nothing behind"),
+            Arg::new(FILE)
+                .value_name("FILE")
+                .required(true)
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("The backup"),
+        )
+        .arg(
+            Arg::new(CHECK).long("check").action(ArgAction::SetTrue).help(
+                "Only see whether it would work: load the backup, compare its state hash, and leave nothing behind",
+            ),
         )
 }
 
@@ -87,11 +92,13 @@ pub fn run(config: &Config, matches: &ArgMatches) -> Result<(), OfflineError> {
 
 /// Loads the snapshot of `file` into the work directory of `new`. That recomputes the state hash.
 async fn load(new: &NewDataDir, config: &Config, file: &Path, checked: &Checked) -> Result<Opened, OfflineError> {
-    let broken = |why: String| OfflineError::Backup { path: file.display().to_string(), source: BackupError::Altered(why) };
+    let broken =
+        |why: String| OfflineError::Backup { path: file.display().to_string(), source: BackupError::Altered(why) };
     let work = new.work()?;
     let extracted = work.join("extracted");
-    extract(file, checked, &extracted)
-        .map_err(|e| StoreError::io(format!("copy the snapshot in {} to {}", file.display(), extracted.display()), e))?;
+    extract(file, checked, &extracted).map_err(|e| {
+        StoreError::io(format!("copy the snapshot in {} to {}", file.display(), extracted.display()), e)
+    })?;
     let reader = SnapshotReader::open_path(&real_fs(), &extracted)?;
     let (footer, header) = (reader.footer(), &checked.header);
     if footer.revision != header.revision || format!("{:032x}", footer.state_hash) != header.state_hash {

@@ -142,8 +142,7 @@ impl Resting {
     /// [`StoreError::Locked`] when its node runs; [`StoreError::Foreign`] for what is no data directory;
     /// [`StoreError::FormatVersion`], [`StoreError::Corrupt`], [`StoreError::Decode`] of its identity; [`StoreError::Io`].
     pub fn open(fs: &SharedFs, path: &Path) -> Result<Self, StoreError> {
-        let foreign =
-            |reason: &str| Err(StoreError::Foreign { path: path.to_path_buf(), reason: reason.to_string() });
+        let foreign = |reason: &str| Err(StoreError::Foreign { path: path.to_path_buf(), reason: reason.to_string() });
         if !path.is_dir() {
             return foreign("there is no such directory");
         }

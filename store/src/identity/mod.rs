@@ -133,6 +133,8 @@ impl DataDir {
             let reason = format!("it belongs to node {}, and NODE_NAME is {name}", stored.identity.name);
             return Err(StoreError::Foreign { path: path.to_path_buf(), reason });
         }
+        // Before anything is written: what cannot be read is refused as it is.
+        let _: Option<Vec<Member>> = PEERS.read(&fs, path)?;
         let power_lost = power_was_lost(RUN.read(&fs, path)?, &boot_id(&fs));
         let mut this = Self { fs, path: path.to_path_buf(), identity: stored.identity, power_lost, _lock: lock };
         if let Some(change) = stored.change {

@@ -56,10 +56,8 @@ impl Founder {
         let node = NodeAddress { name: name.clone(), raft: raft.clone() };
         let membership = Membership::new(vec![BTreeSet::from([*node_id])], BTreeMap::from([(*node_id, node)]));
         let membership = membership.expect("the only voter is a node of it");
-        footer.meta = SnapshotMeta {
-            last_log_id: Some(last),
-            last_membership: StoredMembership::new(Some(last), membership),
-        };
+        footer.meta =
+            SnapshotMeta { last_log_id: Some(last), last_membership: StoredMembership::new(Some(last), membership) };
         (footer.revision, footer.compacted_revision, footer.scan_start_revision) = (revision, revision, revision);
         footer.members = vec![self.member.clone()];
         footer.cluster_id = Some(self.cluster_id);

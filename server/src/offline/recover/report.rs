@@ -33,7 +33,15 @@ impl Row {
     /// Of one that cannot.
     pub fn useless(survivor: &Survivor, why: String) -> Self {
         let none = || "-".to_string();
-        let cells = [name(survivor), none(), none(), none(), none(), format!("not usable: {why}"), survivor.dir.display().to_string()];
+        let cells = [
+            name(survivor),
+            none(),
+            none(),
+            none(),
+            none(),
+            format!("not usable: {why}"),
+            survivor.dir.display().to_string(),
+        ];
         Self { rank: None, node_id: survivor.identity().map(|i| i.node_id), cells }
     }
 }
@@ -56,13 +64,19 @@ pub fn print(rows: &[Row]) {
 
 /// Says what the best has and what may be missing in it.
 pub fn print_loss(name: &str, cluster_id: u64, best: &Examined, readable: &[NodeId]) {
-    let missing: Vec<String> = best.voters.iter().filter(|id| !readable.contains(id)).map(|id| named(best, *id)).collect();
+    let missing: Vec<String> =
+        best.voters.iter().filter(|id| !readable.contains(id)).map(|id| named(best, *id)).collect();
     let there = best.voters.len() - missing.len();
     println!();
-    println!("Best: {name}, of cluster {cluster_id:016x}, up to entry {} of term {}.", best.last.index, best.last.leader_id.term);
+    println!(
+        "Best: {name}, of cluster {cluster_id:016x}, up to entry {} of term {}.",
+        best.last.index, best.last.leader_id.term
+    );
     match best.uncertain() {
         0 => println!("Every entry in it was known to be committed."),
-        n => println!("Its last {n} entries were not known to be committed there. They are kept: some may never have been acknowledged."),
+        n => println!(
+            "Its last {n} entries were not known to be committed there. They are kept: some may never have been acknowledged."
+        ),
     }
     if 2 * there > best.voters.len() {
         println!(
