@@ -130,7 +130,7 @@ async fn best_of(new: &NewDataDir, config: &Config, survivors: Vec<Survivor>) ->
             examined.opened.close().await?;
         }
     }
-    rows.sort_by(|a, b| b.rank.cmp(&a.rank));
+    rows.sort_by_key(|row| std::cmp::Reverse(row.rank));
     report::print(&rows);
     let Some((at, examined)) = best else {
         return Err(OfflineError::Refused(
