@@ -22,6 +22,7 @@ mod limits;
 mod membership;
 mod openapi;
 mod recover;
+mod restore;
 mod shell;
 mod sizes;
 mod tidy;

@@ -176,7 +176,7 @@ fn tell(format: Output, file: &Path, checked: &Checked) -> Result<(), Failure> {
     table.add_row(["file".to_owned(), file]);
     table.add_row(["size".to_owned(), format!("{bytes} bytes ({})", HumanBytes(*bytes))]);
     table.add_row(["revision".to_owned(), header.revision.to_string()]);
-    table.add_row(["keys".to_owned(), header.keys.to_string()]);
+    table.add_row(["keys (about)".to_owned(), header.keys.to_string()]);
     table.add_row(["leases".to_owned(), header.leases.to_string()]);
     table.add_row(["kept outcomes".to_owned(), header.outcomes.to_string()]);
     table.add_row(["applied index".to_owned(), header.applied_index.to_string()]);
