@@ -212,6 +212,8 @@ fn finish(new: NewDataDir, config: &Config, founder: &Founder, footer: &Footer) 
     );
     println!("{name} is its only member; its data directory is {path}");
     println!("Next: start {name} with the options that were given here and no others of the old cluster's nodes,");
-    println!("then let others join with empty data directories: `client --endpoints HOST:PORT join {name}`.");
+    println!(
+        "then let others join with empty data directories, one after the other: `client --endpoints HOST:PORT join {name}`."
+    );
     Ok(())
 }
