@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    time::Instant,
 };
 
 use super::PATIENCE;
@@ -85,7 +86,7 @@ impl Events {
     /// The next event; None when the stream ended in order. An error is a lost connection.
     pub fn next(&mut self) -> Result<Option<Event>, String> {
         let (mut name, mut data, mut id) = (String::new(), None, None);
-        let mut comment = false;
+        let (mut comment, began) = (false, Instant::now());
         loop {
             let mut line = String::new();
             let read = self.lines.read_line(&mut line).map_err(|e| e.to_string())?;
@@ -99,7 +100,13 @@ impl Events {
                 // A comment, which ends like an event.
                 Some(("", _)) => comment = true,
                 Some(_) => return Err(format!("unknown field: {line}")),
-                None if comment && data.is_none() => comment = false,
+                None if comment && data.is_none() => {
+                    comment = false;
+                    // Comments show that the stream lives, and keep a read from giving up.
+                    if began.elapsed() > PATIENCE {
+                        return Err(format!("nothing but comments within {PATIENCE:?}"));
+                    }
+                }
                 None => match data.take() {
                     Some(data) => return Ok(Some(Event { name, data, id })),
                     None => return Err(format!("an event without data: {line:?}")),

@@ -79,9 +79,10 @@ impl Events {
         Ok(Reader { first, feed: self.feed.subscribe(), _room: room })
     }
 
-    /// Tells what is new in `seen`.
-    fn take_in(&self, time: &str, node: &str, seen: Seen, metrics: &Metrics) {
+    /// Looks, and tells what is new. `look` is given what was seen last; one looks at a time, so nothing older follows.
+    fn take_in(&self, time: &str, node: &str, look: impl FnOnce(Option<&Seen>) -> Seen, metrics: &Metrics) {
         let mut current = self.current.lock();
+        let seen = look(current.seen.as_ref());
         let news = match &current.seen {
             Some(before) => before.news(&seen),
             None => vec![Told::State],
@@ -134,7 +135,11 @@ impl Node {
     /// # Errors
     /// [`hexkv_client::api::Code::Overloaded`] beyond [`EVENT_READERS_MAX`] readers.
     pub fn follow_events(&self) -> Result<Reader, Error> {
-        self.events.follow(&self.time(), &self.name)
+        let time = self.time();
+        // Who is heard is looked at now and then; all else is as of now.
+        let look = |before: Option<&Seen>| watch::seen(self, &before.map(Seen::heard).unwrap_or_default());
+        self.events.take_in(&time, &self.name, look, &self.metrics);
+        self.events.follow(&time, &self.name)
     }
 
     /// The last event of a stream.
@@ -186,13 +191,13 @@ mod tests {
     #[tokio::test]
     async fn a_reader_begins_with_the_state_and_a_slow_one_is_cut_off() {
         let (events, metrics) = (Events::default(), Metrics::default());
-        events.take_in("t", "n", seen(1), &metrics);
+        events.take_in("t", "n", |_| seen(1), &metrics);
         let mut reader = events.follow("t", "n").expect("there is room");
         assert_eq!(events.readers(), 1);
         let first = String::from_utf8(reader.first.take().expect("a state").to_vec()).unwrap();
         assert!(first.starts_with("event: state\n") && first.ends_with("id: 1\n\n"), "{first}");
         for term in 2..=2 + EVENTS_QUEUED_MAX as u64 {
-            events.take_in("t", "n", seen(term), &metrics);
+            events.take_in("t", "n", |_| seen(term), &metrics);
         }
         assert!(matches!(reader.feed.recv().await, Err(broadcast::error::RecvError::Lagged(1))));
         drop(reader);

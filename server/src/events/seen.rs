@@ -93,6 +93,11 @@ impl Seen {
         news.then_some(Told::Membership { joined, left, changed })
     }
 
+    /// Who is heard, by node id.
+    pub fn heard(&self) -> BTreeMap<NodeId, MemberState> {
+        self.members.values().map(|member| (member.id, member.state)).collect()
+    }
+
     /// The members, by name.
     pub fn members(&self) -> Vec<EventMember> {
         let shown = |(name, member): (&String, &SeenMember)| EventMember {

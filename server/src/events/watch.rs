@@ -54,11 +54,11 @@ pub async fn run(node: Arc<Node>, core: Arc<Core>) {
                 () = core.cancel.cancelled() => return,
             };
         }
-        node.events.take_in(&node.time(), &node.name, seen(&node, &heard), &node.metrics);
+        node.events.take_in(&node.time(), &node.name, |_| seen(&node, &heard), &node.metrics);
     }
 }
 
-fn seen(node: &Node, heard: &Heard) -> Seen {
+pub(super) fn seen(node: &Node, heard: &Heard) -> Seen {
     let info = node.cluster();
     let member = |m: &Member| {
         let role = Role::of(m.node_id, &info.voters, &info.learners);
