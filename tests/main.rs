@@ -11,6 +11,7 @@ mod cli;
 mod containers;
 mod coordination;
 mod crash;
+mod discovery;
 mod disk;
 mod diverged;
 mod faults;

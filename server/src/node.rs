@@ -309,7 +309,10 @@ impl Node {
                 Ok(why) = log_fatal.wait_for(Option::is_some) => why.clone(),
                 Ok(why) = state_fatal.wait_for(Option::is_some) => why.clone(),
             };
-            fatal.send_replace(why);
+            // The core may have been told to end between the first branch above and this one: then it did so on purpose.
+            if !cancel.is_cancelled() {
+                fatal.send_replace(why);
+            }
         });
         *self.core.write() = Some(core.clone());
         *self.outside.write() = None;

@@ -30,6 +30,8 @@ pub mod cluster;
 mod deposed_tests;
 pub mod environment;
 pub mod fault;
+#[cfg(test)]
+mod formation_tests;
 pub mod host;
 pub mod invariants;
 mod judge;

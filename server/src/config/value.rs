@@ -117,9 +117,7 @@ impl Kind {
             Self::Multicast => text
                 .parse()
                 .ok()
-                .filter(|address: &SocketAddr| {
-                    address.is_ipv4() && address.ip().is_multicast() && address.port() != 0
-                })
+                .filter(|address: &SocketAddr| address.is_ipv4() && address.ip().is_multicast() && address.port() != 0)
                 .map(Value::Socket),
             Self::Path => (!text.is_empty() && !text.contains('\0')).then(|| Value::Path(text.into())),
             Self::Targets => text
@@ -161,7 +159,9 @@ impl Kind {
             Self::Ip => "IPv4 or IPv6 address".to_owned(),
             Self::Ipv4 => "IPv4 address".to_owned(),
             Self::Socket => "address:port, an IPv6 address in brackets".to_owned(),
-            Self::Multicast => "multicast address and port: 224.0.0.0 to 239.255.255.255, such as 239.255.255.250:45892".to_owned(),
+            Self::Multicast => {
+                "multicast address and port: 224.0.0.0 to 239.255.255.255, such as 239.255.255.250:45892".to_owned()
+            }
             Self::Path => "path".to_owned(),
             Self::Targets => "name@host[:port],name@host[:port],...".to_owned(),
             Self::Filter => "filter such as info or warn,hexkv_server=debug".to_owned(),

@@ -40,7 +40,9 @@ pub struct DnsSettings {
 
 /// The records cannot be looked at by this configuration of the machine.
 #[derive(Debug, thiserror::Error)]
-#[error("the system's DNS configuration cannot be used: {0}; correct /etc/resolv.conf, or set CLUSTER_DNS_SERVER=ADDRESS:PORT")]
+#[error(
+    "the system's DNS configuration cannot be used: {0}; correct /etc/resolv.conf, or set CLUSTER_DNS_SERVER=ADDRESS:PORT"
+)]
 pub struct DnsError(String);
 
 /// What the last looks gave.
@@ -68,7 +70,8 @@ impl Dns {
     /// [`DnsError`].
     pub fn start(settings: DnsSettings) -> Result<Self, DnsError> {
         let resolver = resolver(settings.server).map_err(|e| DnsError(e.to_string()))?;
-        let first = Records { addresses: Vec::new(), problem: Some(format!("{} is being looked up", settings.hostname)) };
+        let first =
+            Records { addresses: Vec::new(), problem: Some(format!("{} is being looked up", settings.hostname)) };
         let (changes, records) = watch::channel(first);
         let stop = CancellationToken::new();
         let token = stop.clone();

@@ -115,14 +115,16 @@ impl Node {
     }
 
     async fn ask_to_found(&self, addresses: &[String], request: &FoundingRequest) -> Heard {
-        let asked = addresses.iter().map(|address| {
-            self.network.request_as_guest(address, PeerRequest::Founding(request.clone()), ASK_TIMEOUT)
-        });
+        let asked = addresses
+            .iter()
+            .map(|address| self.network.request_as_guest(address, PeerRequest::Founding(request.clone()), ASK_TIMEOUT));
         let mut heard = Heard::default();
         for answer in join_all(asked).await {
             match answer {
                 Ok((_, PeerResponse::Founding(answer))) => heard.take_in(answer, &self.name),
-                Ok((peer, other)) => tracing::debug!(%peer, answer = ?other, "no answer to an attempt to found a cluster"),
+                Ok((peer, other)) => {
+                    tracing::debug!(%peer, answer = ?other, "no answer to an attempt to found a cluster")
+                }
                 Err(e) => tracing::debug!(error = %e, "no answer to an attempt to found a cluster"),
             }
         }

@@ -129,18 +129,19 @@ impl World {
                 if !node.up || node.disk.cluster.is_some() {
                     return;
                 }
-                let voice = |granted: Option<Grant>| Voice { name: node.name.clone(), index: Some(node.index), granted };
+                let voice =
+                    |granted: Option<Grant>| Voice { name: node.name.clone(), index: Some(node.index), granted };
                 let answer = match founder {
-                    None => node
-                        .disk
-                        .promise
-                        .prepare(ballot)
-                        .map(|granted| Message::Promised { to: from, ballot, voice: voice(granted) }),
-                    Some(founder) => node
-                        .disk
-                        .promise
-                        .grant(ballot, founder)
-                        .then(|| Message::Granted { to: from, ballot, voice: voice(None) }),
+                    None => node.disk.promise.prepare(ballot).map(|granted| Message::Promised {
+                        to: from,
+                        ballot,
+                        voice: voice(granted),
+                    }),
+                    Some(founder) => node.disk.promise.grant(ballot, founder).then(|| Message::Granted {
+                        to: from,
+                        ballot,
+                        voice: voice(None),
+                    }),
                 };
                 self.under_way.extend(answer);
             }

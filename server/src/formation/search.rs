@@ -175,7 +175,9 @@ impl Node {
         for (address, answer) in join_all(asked).await {
             match answer {
                 Ok((_, PeerResponse::ClusterInfo(info))) => look.take_in(address, info, &self.name),
-                Ok((peer, _)) => look.problems.push(format!("{peer} at {address} does not say whether it has a cluster")),
+                Ok((peer, _)) => {
+                    look.problems.push(format!("{peer} at {address} does not say whether it has a cluster"))
+                }
                 // This node itself, under an address that discovery gave.
                 Err(NetError::Refused(Refusal::OwnAddress)) => {}
                 Err(e @ NetError::Refused(_)) => look.problems.push(format!("the node at {address}: {e}")),
@@ -189,7 +191,8 @@ impl Node {
     fn expected_peers(&self) -> Vec<Target> {
         let mut peers: Vec<Target> =
             self.config.cluster_nodes.iter().filter(|t| t.node != self.config.node_name).cloned().collect();
-        if self.config.discovery == DiscoveryType::Epmd {
+        // A list of all of them leaves nobody to guess.
+        if self.config.discovery == DiscoveryType::Epmd && peers.len() + 1 < self.config.cluster_size as usize {
             let named = |index: u32| {
                 NodeName::new(&format!("{NODE_NAME_STEM}{index}"), self.config.node_name.host().clone()).ok()
             };
@@ -207,7 +210,8 @@ impl Node {
 impl Look {
     fn take_in(&mut self, address: &str, info: ClusterInfo, me: &str) {
         if info.name == me {
-            self.namesake = Some(format!("the node at {address} is called {me} too: give each node a NODE_NAME of its own"));
+            self.namesake =
+                Some(format!("the node at {address} is called {me} too: give each node a NODE_NAME of its own"));
         } else if info.cluster_id.is_some() {
             self.with_cluster.push((address.to_owned(), info));
         } else {

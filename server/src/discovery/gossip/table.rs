@@ -77,7 +77,8 @@ impl Table {
         if overtaken || time_ms.abs_diff(now_ms) > AGE_MS_MAX {
             return ignored.replayed += 1;
         }
-        let news = self.senders.insert(session, Sender { sequence, heard: now, name: name.clone(), raft: raft.clone() });
+        let news =
+            self.senders.insert(session, Sender { sequence, heard: now, name: name.clone(), raft: raft.clone() });
         if news.is_none() {
             tracing::info!(name, raft, "heard of a node");
             self.forget(now);
@@ -124,7 +125,12 @@ mod tests {
     }
 
     fn ignored_after(table: &mut Table, bytes: &[u8], at: Instant) -> Ignored {
-        table.take_in(bytes, &cookie(), NOW_MS + at.duration_since(table.second.map_or(at, |s| s.0)).as_millis() as u64, at);
+        table.take_in(
+            bytes,
+            &cookie(),
+            NOW_MS + at.duration_since(table.second.map_or(at, |s| s.0)).as_millis() as u64,
+            at,
+        );
         table.ignored
     }
 
