@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use hexkv_client::api::Code;
-use hexkv_raft_net::rpc::{PeerError, PeerRequest, PeerResponse};
+use hexkv_raft_net::{
+    NetError,
+    rpc::{PeerError, PeerRequest, PeerResponse},
+};
 use hexkv_store::{
     NodeId, Proposal,
     command::Command,
@@ -140,14 +143,7 @@ impl Node {
             };
         }
         let Some(address) = self.network.address_book().get(leader) else { return Attempt::NotDone(None) };
-        let request = match trace::current() {
-            None => PeerRequest::Propose(proposal.clone()),
-            Some(trace) => {
-                traced!(trace, leader = format_args!("{leader:016x}"), address, "forwarded to the leader");
-                PeerRequest::ProposeTraced { proposal: proposal.clone(), trace: trace.parent }
-            }
-        };
-        match self.network.request(leader, &address, request, left).await {
+        match self.forward(proposal, leader, &address, left).await {
             Ok(PeerResponse::Outcome(outcome)) => Attempt::Done(Ok(outcome)),
             Ok(PeerResponse::OutcomeAt { outcome, index }) => {
                 trace::note_applied(index, &outcome);
@@ -164,6 +160,24 @@ impl Node {
                 tracing::debug!(error = %e, "the leader was not reached");
                 Attempt::NotDone(None)
             }
+        }
+    }
+
+    async fn forward(
+        &self,
+        proposal: &Proposal,
+        leader: NodeId,
+        address: &str,
+        left: Duration,
+    ) -> Result<PeerResponse, NetError> {
+        let plain = PeerRequest::Propose(proposal.clone());
+        let Some(trace) = trace::current() else { return self.network.request(leader, address, plain, left).await };
+        traced!(trace, leader = format_args!("{leader:016x}"), address, "forwarded to the leader");
+        let followed = PeerRequest::ProposeTraced { proposal: proposal.clone(), trace: trace.parent };
+        match self.network.request(leader, address, followed, left).await {
+            // Maybe it is of an earlier release, and knows nothing of traces.
+            Err(e) if !e.maybe_delivered() => self.network.request(leader, address, plain, left).await,
+            answer => answer,
         }
     }
 }

@@ -46,6 +46,10 @@ const CELLS: &[(&str, &str, usize)] = &[
 /// The cells of the long suite: each workload under these, with five nodes, and once each with three and seven.
 const LONG_FAULTS: &[&str] = &["kill,restart", "pause,slow", "partition", "wipe,member", "reset,half-open,cut", "all"];
 
+/// Cells of the long suite with faults that `all` does not mean.
+const LONG_FAULTS_APART: &[(&str, &str, usize)] =
+    &[("register", "lost-quorum", 5), ("append", "lost-quorum,pause", 3), ("idempotent", "lost-quorum,kill", 5)];
+
 /// What `suite` takes.
 #[derive(Debug, Args)]
 pub(super) struct SuiteArguments {
@@ -80,6 +84,7 @@ fn cells(long: bool, seed: u64) -> Vec<Cell> {
             chosen.extend(LONG_FAULTS.iter().map(|faults| (workload.name(), *faults, 5)));
         }
         chosen.extend(workload::ALL.iter().flat_map(|workload| [3, 7].map(|nodes| (workload.name(), "all", nodes))));
+        chosen.extend(LONG_FAULTS_APART);
     } else {
         chosen.extend(CELLS);
     }

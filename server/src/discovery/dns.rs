@@ -150,6 +150,7 @@ enum Failure {
 async fn look(resolver: &TokioResolver, settings: &DnsSettings) -> Result<Vec<String>, Failure> {
     let hostname = settings.hostname.bare();
     let mut found = BTreeSet::new();
+    let mut unanswered = None;
     match resolver.lookup(hostname, RecordType::SRV).await {
         Ok(answer) => {
             for record in answer.answers() {
@@ -171,7 +172,8 @@ async fn look(resolver: &TokioResolver, settings: &DnsSettings) -> Result<Vec<St
             }
         }
         Err(e) if e.is_no_records_found() => {}
-        Err(e) => return Err(no_answer(settings, &e)),
+        // Name servers of containers answer for addresses themselves, and pass other questions on to whom nobody answers.
+        Err(e) => unanswered = Some(no_answer(settings, &e)),
     }
     if found.is_empty() {
         match resolver.lookup_ip(hostname).await {
@@ -187,6 +189,9 @@ async fn look(resolver: &TokioResolver, settings: &DnsSettings) -> Result<Vec<St
         }
     }
     if found.is_empty() {
+        if let Some(unanswered) = unanswered {
+            return Err(unanswered);
+        }
         return Err(Failure::NoSuchRecords(format!(
             "the DNS name {hostname} has no SRV, A or AAAA records: create them, or correct CLUSTER_DNS_HOSTNAME"
         )));
