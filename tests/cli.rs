@@ -1,9 +1,6 @@
 //! The `client` binary against real nodes, as a user types it.
 
-use crate::harness::{
-    Cluster, free_ports,
-    local::{Local, client, said},
-};
+use crate::harness::{Cluster, client, free_ports, local::Local, said};
 
 #[test]
 fn keys_and_values_from_the_command_line() {

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, Node, binary, eventually, get, json, request};
+use crate::harness::{Cluster, Node, binary, eventually, free_ports, get, json, request};
 
 /// Exit code, and the document that it printed.
 fn doctor(endpoints: &[String], more: &[&str]) -> (i32, Value) {
@@ -256,6 +256,25 @@ fn clocks_versions_lag_and_states_that_differ_are_found() {
     assert_eq!(versions["severity"], "warning");
     assert_eq!(until_found(&ends, &[], "state", "states differ at log index").1["severity"], "error");
     assert_eq!(until_found(&ends, &[], "lag", "lacks 20000 entries").1["severity"], "warning");
+}
+
+#[test]
+fn directories_that_refuse_and_names_that_lead_elsewhere_are_found() {
+    let cluster = Cluster::start(2);
+    let elsewhere = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let resolved = elsewhere.clone();
+    let ends = disguised(&cluster, move |index, path, answer| {
+        if path == "/api/cluster/check" && index == 1 {
+            answer["data_dir"]["not_writable"] = "Read-only file system (os error 30)".into();
+            answer["port_mapper"] = "looking for a port mapper".into();
+            answer["peers"][0]["resolved"] = resolved.clone().into();
+        }
+    });
+    let (code, directory) = until_found(&ends, &[], "data_dir", "cannot be written to: Read-only file system");
+    assert_eq!((code, &directory["severity"]), (1, &"error".into()));
+    assert_eq!(until_found(&ends, &[], "names", "not registered: looking for a port mapper").1["severity"], "warning");
+    let leads = format!("leads to {elsewhere}");
+    assert_eq!(until_found(&ends, &[], "names", &leads).1["severity"], "warning");
 }
 
 #[test]

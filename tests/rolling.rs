@@ -7,11 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{
-    get,
-    local::{Local, client, said},
-    request,
-};
+use crate::harness::{client, get, local::Local, request, said};
 
 /// Nodes of the cluster, and clients a node.
 const NODES: usize = 3;

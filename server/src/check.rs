@@ -30,7 +30,7 @@ impl Node {
             cookie: check_cookie(&self.config.cookie),
             open_files: open_files.ok().map(|count| count as u64),
             open_files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
-            port_mapper: self.naming.describe(),
+            port_mapper: self.naming.mapper().into(),
             divergent: self.divergence(),
             peers,
         }

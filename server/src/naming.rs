@@ -135,15 +135,19 @@ impl Naming {
         places
     }
 
-    /// The registration and what finds others, in a few words.
-    pub fn describe(&self) -> String {
-        let mapper = match *self.role.borrow() {
+    /// The registration with the port mapper, in a few words.
+    pub fn mapper(&self) -> &'static str {
+        match *self.role.borrow() {
             EpmdRole::Off => "off",
             EpmdRole::Serving | EpmdRole::Registered => "ok",
             EpmdRole::Searching => "looking for a port mapper",
-        };
+        }
+    }
+
+    /// What finds others, in a few words.
+    pub fn describe(&self) -> String {
         match &self.finder {
-            Finder::None => mapper.into(),
+            Finder::None => self.mapper().into(),
             Finder::Dns(dns) => dns.describe(),
             Finder::Gossip(gossip) => gossip.describe(),
         }

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hexkv_store::{
-    NodeId,
+    NodeId, entropy,
     identity::{JoinIntent, fresh_node_id},
 };
 
@@ -51,7 +51,7 @@ async fn attempt(node: &Arc<Node>) -> Result<(), Error> {
     node.hand_over_leadership(HAND_OVER_TIMEOUT).await;
     let identity = node.identity();
     let cluster_id = identity.cluster_id.ok_or_else(Error::no_leader)?;
-    let target = other_member(node, identity.node_id).ok_or_else(Error::no_leader)?;
+    let target = other_member(node).ok_or_else(Error::no_leader)?;
     // The node id of an attempt whose outcome is not known stays: being taken in twice under one id does nothing.
     let node_id = identity.pending_join.map_or_else(fresh_node_id, |begun| begun.node_id);
     let intent = JoinIntent { node_id, cluster_id, target };
@@ -59,10 +59,16 @@ async fn attempt(node: &Arc<Node>) -> Result<(), Error> {
     node.finish_join(intent, true).await
 }
 
-/// Where the leader is reached, or else any other member.
-fn other_member(node: &Node, me: NodeId) -> Option<String> {
-    let known = node.known_peers();
+/// Where the leader is reached, or else any other member. One of them may be this node's next life, which was taken in before
+/// this life ended: its address is this node's own, and nobody answers there yet.
+fn other_member(node: &Node) -> Option<String> {
     let leader = node.leader_id();
-    let others = || known.iter().filter(|(id, _)| *id != me);
-    others().find(|(id, _)| Some(*id) == leader).or_else(|| others().next()).map(|(_, address)| address.clone())
+    let mut others: Vec<(NodeId, String)> =
+        node.known_peers().into_iter().filter(|(_, address)| *address != node.addresses.raft).collect();
+    match others.iter().position(|(id, _)| Some(*id) == leader) {
+        Some(at) => Some(others.swap_remove(at).1),
+        // Whoever is asked may be down: the next attempt asks another one.
+        None if others.is_empty() => None,
+        None => Some(others.swap_remove(entropy::random_range(0..others.len())).1),
+    }
 }

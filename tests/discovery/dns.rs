@@ -7,7 +7,7 @@ use super::{
     dns_server::{DnsServer, address_record},
     service_records, set,
 };
-use crate::harness::{Cluster, eventually, free_ports};
+use crate::harness::{Cluster, client, eventually, free_ports, said};
 
 #[test]
 fn addresses_alone_are_enough_where_all_nodes_have_one_raft_port() {
@@ -28,6 +28,8 @@ fn addresses_alone_are_enough_where_all_nodes_have_one_raft_port() {
         node.start();
     }
     cluster.wait_formed(3);
+    let told = said(&client(&cluster.nodes[0].http, &["doctor"]));
+    assert!(!told.contains("not registered"), "nobody misses a port mapper that is switched off: {told}");
     Setup { cluster, dns: Some(dns) }.cluster_id();
 }
 

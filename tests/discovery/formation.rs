@@ -1,7 +1,7 @@
 //! One cluster, whatever the order of starts, whoever is slow, and whoever lost its disk.
 
 use super::{Setup, Way, read, set, write};
-use crate::harness::{eventually, get, put, request};
+use crate::harness::{eventually, get, json, put, request};
 
 const ORDERS: [[usize; 3]; 6] = [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]];
 
@@ -197,4 +197,31 @@ fn a_node_that_waits_says_what_for_and_joins_by_hand() {
     setup.cluster_id();
     let health = request(&setup.cluster.nodes[0].http, &get("/health/ready")).expect("an answer");
     assert_eq!(health.status, 200, "{health:?}");
+}
+
+#[test]
+fn a_node_that_left_draws_nobody_into_its_own_cluster() {
+    let mut setup = Setup::new(Way::Static, 4).expect("a list works everywhere");
+    for index in 1..=4 {
+        setup.cluster.node(index).start();
+    }
+    setup.cluster.wait_formed(4);
+    let id = setup.cluster_id();
+    let leaver = setup.cluster.nodes[0].http.clone();
+    let left = request(&leaver, &json("POST", "/api/cluster/leave", &serde_json::json!({}))).expect("an answer");
+    assert_eq!(left.status, 200, "{left:?}");
+    let own = eventually("it has a cluster of its own", || {
+        let status = setup.cluster.nodes[0].status()?;
+        match status["cluster_id"].as_str() {
+            Some(own) if own != id => Ok(own.to_owned()),
+            _ => Err(format!("{status}")),
+        }
+    });
+    setup.wipe(3);
+    setup.start(3);
+    eventually("the wiped node finds the cluster of the others", || {
+        let status = setup.cluster.nodes[2].status()?;
+        assert_ne!(status["cluster_id"], own.as_str(), "it joined the node that left");
+        if status["cluster_id"] == id.as_str() { Ok(()) } else { Err(format!("{status}")) }
+    });
 }

@@ -2,19 +2,7 @@
 
 use std::process::{Command, Output};
 
-use super::binary;
-
-/// `client ARGS` on the node at `endpoint`.
-pub fn client(endpoint: &str, args: &[&str]) -> Output {
-    let mut command = Command::new(binary("client"));
-    command.env_remove("HEXKV_ENDPOINTS").arg("--endpoints").arg(endpoint).args(args);
-    command.output().expect("the client runs")
-}
-
-/// All that a program said.
-pub fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
+use super::{binary, said};
 
 /// A local cluster in a directory and on ports of its own, cleaned up whatever happens.
 pub struct Local {

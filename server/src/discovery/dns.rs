@@ -210,3 +210,50 @@ fn no_answer(settings: &DnsSettings, error: &NetError) -> Failure {
 fn with_port(ip: IpAddr, port: u16) -> String {
     SocketAddr::new(ip, port).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UdpSocket;
+
+    use super::*;
+
+    /// Types and codes of RFC 1035 and RFC 2782.
+    const A: u16 = 1;
+    const SRV: u16 = 33;
+    const ANSWER: u8 = 0x81;
+    const RECURSION: u8 = 0x80;
+    const SERVER_FAILURE: u8 = 2;
+
+    /// What a name server of containers makes of `question`: it knows an address, and nobody to ask for a service.
+    fn answer(question: &[u8]) -> Vec<u8> {
+        let name_end = 12 + question[12..].iter().position(|byte| *byte == 0).expect("a name ends") + 1;
+        let kind = u16::from_be_bytes([question[name_end], question[name_end + 1]]);
+        let mut answer = question[..name_end + 4].to_vec();
+        (answer[2], answer[3]) = (ANSWER, RECURSION | if kind == SRV { SERVER_FAILURE } else { 0 });
+        answer[6..12].copy_from_slice(&[0, u8::from(kind == A), 0, 0, 0, 0]);
+        if kind == A {
+            answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 10, 1, 2, 3]);
+        }
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_name_server_that_fails_for_services_is_asked_for_addresses() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let server = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut question = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut question).await {
+                socket.send_to(&answer(&question[..length]), from).await.unwrap();
+            }
+        });
+        let settings = DnsSettings {
+            hostname: "nodes.test".parse().unwrap(),
+            server: Some(server),
+            interval: Duration::from_secs(5),
+            raft_port: 9100,
+        };
+        let found = look(&resolver(settings.server).unwrap(), &settings).await;
+        assert_eq!(found.ok(), Some(vec!["10.1.2.3:9100".to_string()]));
+    }
+}

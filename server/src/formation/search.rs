@@ -77,7 +77,7 @@ impl Node {
         let mut search = Search::default();
         loop {
             let look = self.look_for_others().await;
-            let pause = if let Some((address, _)) = look.with_cluster.first() {
+            let pause = if let Some(address) = look.cluster() {
                 // Whoever finds a cluster joins it, and founds none.
                 match self.join_found(address, &look).await {
                     None => break,
@@ -217,6 +217,13 @@ impl Look {
         } else {
             self.without.insert(info.name, address.to_owned());
         }
+    }
+
+    /// Where a cluster is, if there is one. A node that left the others has one of its own and may still be found where they
+    /// are, so that of several the one with the most members counts.
+    fn cluster(&self) -> Option<&str> {
+        let largest = self.with_cluster.iter().min_by_key(|(_, info)| std::cmp::Reverse(info.members.len()));
+        largest.map(|(address, _)| address.as_str())
     }
 
     fn problem(&self) -> Option<String> {
