@@ -80,7 +80,7 @@ impl Connection {
 }
 
 /// Serves `router` until `stopping`, `connections_max` connections at a time; further ones are refused. Then no new
-/// connections, one more request for each that there is, within [`IDLE_DRAIN`], and at most `drain` for the requests in
+/// connections, one more request for each that there is, within half a second, and at most `drain` for the requests in
 /// progress.
 pub async fn serve(
     mut listener: impl Listener,
