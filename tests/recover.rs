@@ -2,11 +2,13 @@
 
 use std::{
     collections::BTreeMap,
+    io::Write as _,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use crate::harness::{Cluster, Node, eventually, get, put, request, said};
+use crate::harness::{Cluster, Node, binary, eventually, get, put, request, said};
 
 /// Every file below `dir` with its content.
 pub fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -259,4 +261,45 @@ fn a_killed_recovery_can_be_repeated() {
     eventually("it serves", || node.ready());
     assert_eq!(found(&http), 30);
     assert_eq!(cluster.wait_same_hash(&[1]), hash);
+}
+
+#[test]
+fn what_is_typed_at_a_terminal_confirms_and_nothing_else_does() {
+    // It gives its child a terminal, and types there what it reads itself (Debian package bsdutils).
+    const TERMINAL: &str = "script";
+    if Command::new(TERMINAL).arg("--version").output().is_err() {
+        println!("skipped: no {TERMINAL} on the PATH (Debian package bsdutils)");
+        return;
+    }
+    let mut cluster = Cluster::empty(&[]);
+    let node = cluster.add_running();
+    assert_eq!(request(&node.http, &put("/api/kv/k", "kept")).unwrap().status, 200);
+    assert_eq!(node.stop(), Some(0));
+    let lost = aside(node);
+    let line = format!("{} recover --from {}", binary("server").display(), lost.display());
+    let typed = |node: &Node, text: &str| {
+        let mut terminal = Command::new(TERMINAL);
+        terminal.args(["-q", "-e", "-c", &line, "/dev/null"]).envs(&node.env).env("SHELL", "/bin/sh");
+        let mut terminal =
+            terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        terminal.stdin.take().unwrap().write_all(format!("{text}\n").as_bytes()).unwrap();
+        let done = terminal.wait_with_output().unwrap();
+        (done.status.code(), said(&done))
+    };
+    for wrong in ["yes", "", "hex_hub9@127.0.0.1"] {
+        let (code, told) = typed(node, wrong);
+        assert_eq!(code, Some(2), "{told}");
+        assert!(
+            told.contains("To begin a new cluster with this, type") && told.contains("nothing was changed"),
+            "{told}"
+        );
+    }
+    let (code, told) = typed(node, &node.name.clone());
+    assert_eq!(code, Some(0), "{told}");
+    node.start();
+    let read = eventually("it serves", || {
+        request(&node.http, &get("/api/kv/k"))
+            .and_then(|read| if read.status == 200 { Ok(read) } else { Err(format!("{read:?}")) })
+    });
+    assert_eq!(read.text(), "kept");
 }
