@@ -99,10 +99,7 @@ fn a_node_that_was_away_for_long_is_brought_level_by_a_snapshot() {
     let away = cluster.other_than(leader);
     cluster.node(away).kill();
     let load = Load::start(&[cluster.node(leader).http.clone()], 8, 256);
-    eventually("the log is purged behind a snapshot", || {
-        let log = cluster.nodes[leader - 1].logged();
-        if log.matches("snapshot is due").count() >= 2 { Ok(()) } else { Err("no second snapshot yet".into()) }
-    });
+    eventually("the log is purged behind a snapshot", || cluster.purged_past(leader, away));
     load.check(&cluster.node(leader).http.clone());
     cluster.node(away).start();
     cluster.wait_formed(3);

@@ -324,6 +324,21 @@ impl Cluster {
         self.nodes.iter().find(|n| n.index != index && n.child.is_some()).expect("another node runs").index
     }
 
+    /// Whether node `leader` keeps nothing any more of the log that node `away` lacks first.
+    pub fn purged_past(&self, leader: usize, away: usize) -> Result<(), String> {
+        let (leader, away) = (&self.nodes[leader - 1], &self.nodes[away - 1]);
+        let status = leader.status()?;
+        let members = status["members"].as_array().ok_or("no members")?;
+        let has = members.iter().find(|m| m["name"] == away.name.as_str()).and_then(|m| m["matched_index"].as_u64());
+        let metrics = request(&leader.http, &get("/metrics"))?.text();
+        let first = metrics.lines().find_map(|line| line.strip_prefix("hexkv_raft_first_log_index "));
+        let first: f64 = first.and_then(|value| value.parse().ok()).ok_or("no first index")?;
+        match has {
+            Some(has) if first > has as f64 + 1.0 => Ok(()),
+            _ => Err(format!("the log begins with entry {first}, {} has entry {has:?}", away.name)),
+        }
+    }
+
     /// The nodes that vote and hold the data, as the first node's status says.
     pub fn holders(&self) -> Vec<usize> {
         let status = self.nodes[0].status().expect("a status");

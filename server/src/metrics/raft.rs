@@ -76,6 +76,12 @@ fn consensus(page: &mut Page<'_>, core: &Core) -> fmt::Result {
     page.gauges("hexkv_raft_state", "1 for the state that this node is in", STATES.iter().map(state))?;
     let committed = metrics.local_committed.map_or(0, |id| id.index);
     page.gauge("hexkv_raft_commit_index", "Log index up to which entries are known to be committed", committed as f64)?;
+    let first = core.log.stats().first_index;
+    page.gauge(
+        "hexkv_raft_first_log_index",
+        "Lowest log index that is kept: who lacks more gets a snapshot",
+        first as f64,
+    )?;
     let applied = core.state.applied().map_or(0, |id| id.index);
     page.gauge("hexkv_raft_applied_index", "Log index up to which entries are applied", applied as f64)?;
     page.gauge("hexkv_raft_last_log_index", "Last index of the log", metrics.last_log_index.unwrap_or(0) as f64)?;
