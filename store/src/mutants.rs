@@ -140,7 +140,7 @@ mod catalogue {
     const LOG_TESTS: &[&str] = &["log::"];
 
     /// The tests of `sim::lease_tests`, which stage what seeds seldom draw: a read through a leader that was cut off, right
-    /// after another has taken a change; voters that restart in that moment.
+    /// after another has taken a change, and voters that restart in that moment.
     const LEASE_TESTS: &[&str] = &["sim::lease_tests::"];
 
     /// The tests of `sim::seat_tests`, which stage a leader that leads again while a member is away for a moment.
@@ -187,7 +187,7 @@ mod catalogue {
             const STOPPED: &str = "node-stopped";
             match self {
                 Self::LocalRead => ("local-read", Reads, CLIENTS),
-                Self::ReadIndexWithoutQuorum => ("read-index-without-quorum", Reads, CLIENTS),
+                Self::ReadIndexWithoutQuorum => ("read-index-without-quorum", Reads, LEASE_TESTS),
                 Self::ReadWithoutApply => ("read-without-apply", Reads, CLIENTS),
                 Self::ReadIndexBeforeOwnTerm => ("read-index-before-own-term", Reads, CLIENTS),
                 Self::LeaseReadWithoutDriftBound => ("lease-read-without-drift-bound", Reads, LEASE_TESTS),

@@ -1,4 +1,5 @@
-//! Reads under the lease of a leader that has been replaced: cut off, and with voters that forgot the lease over a restart.
+//! Reads through a leader that has been replaced: under its lease, cut off and with voters that forgot the lease over a restart,
+//! and linearizable ones.
 
 use super::{
     cluster::{Cluster, Off},
@@ -53,6 +54,23 @@ fn a_leader_that_is_cut_off_reads_under_its_lease_no_longer_than_it_runs() {
     for index in 0..3 {
         assert_eq!(lease_read(&mut cluster, index).value, Some(2.into()), "node {index}");
     }
+}
+
+#[test]
+fn a_leader_that_is_cut_off_gives_no_read_index() {
+    let mut cluster = three_nodes();
+    let old = cluster.leader().unwrap();
+    write(&mut cluster, old, 1);
+    let links = cluster.links.around(old);
+    cluster.links.cut(&cluster.sim, &links);
+    until(&mut cluster, "another leader", |c| c.leader() != Some(old));
+    let new = cluster.leader().unwrap();
+    write(&mut cluster, new, 2);
+    assert!(cluster.core(old).unwrap().is_leader(), "it knows nothing of all that");
+    let read = ask(&mut cluster, old, Request::Read { key: KEY.into(), mode: Mode::Linearizable });
+    assert_eq!(read.kind, Kind::Fail, "no quorum confirms it: {read:?}");
+    cluster.links.mend(&cluster.sim, &links);
+    until(&mut cluster, "it follows", |c| !c.core(old).unwrap().is_leader());
 }
 
 #[test]
