@@ -245,15 +245,7 @@ fn a_killed_recovery_can_be_repeated() {
     let before = tree(&lost);
     let node = cluster.node(1);
     let args = ["recover", "--from", lost.to_str().unwrap(), "--confirm", "hex_hub1@127.0.0.1"];
-    let mut running = node.offline_command(&args).spawn().unwrap();
-    eventually("the recovery is under way", || {
-        if node.data.join("making-work").exists() { Ok(()) } else { Err("not yet".into()) }
-    });
-    running.kill().unwrap();
-    running.wait().unwrap();
-    assert!(!node.data.join("identity").exists(), "it was killed in the middle");
-    let (code, log) = node.run_to_end();
-    assert!(code == Some(1) && log.contains("broken off"), "{code:?} {log}");
+    node.break_off(&args);
     let repeated = node.offline(&args);
     assert_eq!(repeated.status.code(), Some(0), "{}", said(&repeated));
     assert_eq!(tree(&lost), before);

@@ -35,15 +35,7 @@ fn a_killed_restore_is_no_data_directory_and_can_be_run_again() {
     let hash = cluster.wait_same_hash(&[1]);
     let node = cluster.add();
     let restore = ["restore", file.to_str().unwrap()];
-    let mut running = node.offline_command(&restore).spawn().unwrap();
-    eventually("the restore is under way", || {
-        if node.data.join("making-work").exists() { Ok(()) } else { Err("not yet".into()) }
-    });
-    running.kill().unwrap();
-    running.wait().unwrap();
-    assert!(!node.data.join("identity").exists(), "it was killed in the middle");
-    let (code, log) = node.run_to_end();
-    assert!(code == Some(1) && log.contains("broken off"), "{code:?} {log}");
+    node.break_off(&restore);
     let restored = node.offline(&restore);
     assert_eq!(restored.status.code(), Some(0), "{}", said(&restored));
     node.start();

@@ -134,6 +134,19 @@ impl Node {
         command
     }
 
+    /// `server ARGS` as this node, killed while it makes the data directory, on which no server starts then.
+    pub fn break_off(&mut self, args: &[&str]) {
+        let mut running = self.offline_command(args).spawn().expect("the server binary runs");
+        eventually("it is under way", || {
+            if self.data.join("making-work").exists() { Ok(()) } else { Err("not yet".into()) }
+        });
+        running.kill().expect("a child can be killed");
+        running.wait().expect("a child can be waited for");
+        assert!(!self.data.join("identity").exists(), "it was killed in the middle");
+        let (code, log) = self.run_to_end();
+        assert!(code == Some(1) && log.contains("broken off"), "{code:?} {log}");
+    }
+
     /// The process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
