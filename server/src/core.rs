@@ -6,12 +6,11 @@ use std::{sync::Arc, time::Duration};
 use hexkv_raft_net::{Network, rpc::Explanation, transport::AnyTransport};
 use hexkv_store::{
     NodeId, Proposal, StoreError, TypeConfig,
-    change_log::HistoryLimits,
-    log::{LogOptions, LogStore},
+    log::LogStore,
     mutants::{self, Mutant},
     outcome::Outcome,
     raft_types::Vote,
-    state_machine::{EngineKind, State, StateMachine, StateOptions},
+    state_machine::{State, StateMachine, StateOptions},
 };
 use openraft::{
     ServerState, SnapshotPolicy,
@@ -24,7 +23,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{self, Config},
+    config::Config,
     environment::Environment,
     leases::Lessor,
     read_rounds::{lease_round, quorum_round},
@@ -118,23 +117,12 @@ impl Core {
         let log = LogStore::open(
             place.environment.fs.clone(),
             &place.data_dir.join("wal"),
-            LogOptions {
-                segment_bytes: config.wal_segment_bytes,
-                driver: place.environment.driver,
-                ..LogOptions::default()
-            },
+            config.log_options(place.environment.driver),
         )?;
         let options = StateOptions {
-            engine: match config.engine {
-                config::EngineKind::Sled => EngineKind::Sled { cache_bytes: config.sled_cache_bytes },
-                config::EngineKind::Memory => EngineKind::Memory,
-            },
+            engine: config.state_engine(),
             durable: log.durable(),
-            history: HistoryLimits {
-                revisions_min: config.history_revisions,
-                age_ms_min: config.history_age.as_millis() as u64,
-                bytes_max: config.history_bytes,
-            },
+            history: config.history_limits(),
             power_lost: place.power_lost,
             log_purged: log.stats().first_index.checked_sub(1),
             driver: place.environment.driver,

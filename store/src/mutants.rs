@@ -70,6 +70,8 @@ pub enum Mutant {
     /// A leader counts how long a member was silent from what it remembers of an earlier leadership, over all the time that
     /// it did not listen.
     SilenceOutlivesLeadership,
+    /// A recovery begins with the disk that is furthest behind.
+    RecoverFromTheLast,
 }
 
 /// Whether this process runs with `mutant`.
@@ -148,7 +150,7 @@ mod catalogue {
 
     impl Mutant {
         /// Every mutant.
-        pub const ALL: [Self; 29] = [
+        pub const ALL: [Self; 30] = [
             Self::LocalRead,
             Self::ReadIndexWithoutQuorum,
             Self::ReadWithoutApply,
@@ -178,11 +180,13 @@ mod catalogue {
             Self::SnapshotWithoutLeases,
             Self::LeaseEndedByFollowerClock,
             Self::SilenceOutlivesLeadership,
+            Self::RecoverFromTheLast,
         ];
 
         fn facts(self) -> (&'static str, Class, &'static [&'static str]) {
             use Class::{Apply, Durability, Lease, Membership, Reads, Snapshot, Watch};
             const CLIENTS: &[&str] = &["linearizability", "bank"];
+            const RECOVERED: &[&str] = &["linearizability", "bank", "exactly-once", "lock", "read-modes"];
             // A node that cannot start, or stops, although its disk is in order.
             const STOPPED: &str = "node-stopped";
             match self {
@@ -220,6 +224,7 @@ mod catalogue {
                 Self::WatchProgressAhead => ("watch-progress-ahead", Watch, &["watch"]),
                 Self::SnapshotWithoutLeases => ("snapshot-without-leases", Snapshot, &["state-hash", STOPPED]),
                 Self::LeaseEndedByFollowerClock => ("lease-ended-by-follower-clock", Lease, &["lease"]),
+                Self::RecoverFromTheLast => ("recover-from-the-last", Durability, RECOVERED),
                 Self::SilenceOutlivesLeadership => ("silence-outlives-leadership", Membership, SEAT_TESTS),
             }
         }

@@ -33,11 +33,14 @@ pub enum Fault {
     Snapshot,
     /// A node loses its disk and comes back empty. At most one at a time: more is loss of data by right.
     Wipe,
+    /// After all others: power cut of all nodes, only the disks of a majority of the voters are left, and an operator begins a new
+    /// cluster with the best of them.
+    LostQuorum,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Partition,
         Self::OneWay,
         Self::Loss,
@@ -52,6 +55,7 @@ impl Fault {
         Self::Transfer,
         Self::Snapshot,
         Self::Wipe,
+        Self::LostQuorum,
     ];
 
     /// Its name on the command line and in histories.
@@ -71,6 +75,7 @@ impl Fault {
             Self::Transfer => "hand-over",
             Self::Snapshot => "snapshot",
             Self::Wipe => "wipe",
+            Self::LostQuorum => "lost-quorum",
         }
     }
 }

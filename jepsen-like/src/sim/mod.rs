@@ -8,6 +8,7 @@
 //! | [`run`] | form, storm, heal, judge |
 //! | [`cluster`], [`host`], [`environment`], [`links`] | the simulated machines and what is between them |
 //! | [`nemesis`], `shapes` | faults, and the supervisor that restarts nodes |
+//! | `lost_quorum` | the last fault: too many disks are gone, and an operator recovers |
 //! | [`workload`], [`request`], [`bank`], [`application`] | clients |
 //! | `observe`, [`invariants`], [`seats`] | what is looked at after every step, and what must hold |
 //! | [`trace`], `judge` | whether two runs saw the same; whether clients saw what they may |
@@ -38,6 +39,7 @@ mod judge;
 #[cfg(test)]
 mod lease_tests;
 pub mod links;
+mod lost_quorum;
 pub mod nemesis;
 mod observe;
 pub mod parent;

@@ -233,6 +233,7 @@ impl Nemesis {
             }
             Fault::Snapshot => self.administer(cluster, workload, any, Admin::Snapshot),
             Fault::Wipe => self.wipe(cluster, workload, any, until),
+            Fault::LostQuorum => unreachable!("it comes after all others"),
         }
     }
 

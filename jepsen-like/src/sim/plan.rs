@@ -22,6 +22,8 @@ const APPLICATION_SHARE: f64 = 0.6;
 const HISTORY_REVISIONS_ALL: u64 = 100_000;
 /// Share of the fault kinds that a seed picks.
 const FAULT_SHARE: f64 = 0.35;
+/// Share of the seeds whose cluster loses its quorum at the end, where nobody needs the whole history.
+const LOST_QUORUM_SHARE: f64 = 0.25;
 /// Most strikes of one kind.
 const STRIKES_MAX: u32 = 4;
 /// Longest strike, in milliseconds.
@@ -69,6 +71,8 @@ pub struct Plan {
     pub disk_ms_max: u64,
     /// What strikes, by time.
     pub strikes: Vec<Strike>,
+    /// Whether the quorum is lost at the end, and what decides how.
+    pub lost_quorum: Option<u64>,
     /// Per node: timers run at this many thousandths of their nominal rate.
     pub timer_permille: Vec<u64>,
     /// `REPLACE_AFTER` of all nodes.
@@ -105,6 +109,7 @@ impl Plan {
             latency_ms_max: *[2, 8, 30].get(rng.random_range(0..3)).expect("three latencies"),
             disk_ms_max: *[0, 0, 2, 10, 40].get(rng.random_range(0..5)).expect("five disks"),
             strikes: Vec::new(),
+            lost_quorum: None,
             timer_permille,
             replace_after: REPLACE_AFTER[stream(seed, "healing").random_range(0..REPLACE_AFTER.len())],
             snapshot_log_bytes_min: *[2048, 8192, 1 << 30].get(rng.random_range(0..3)).expect("three thresholds"),
@@ -118,12 +123,17 @@ impl Plan {
         }
         plan.operations = plan.operations.min(reduction.operations.unwrap_or(usize::MAX));
         plan.strikes = strikes(seed, &reduction.without);
+        let mut rng = stream(seed, Fault::LostQuorum.name());
+        let due = rng.random_bool(LOST_QUORUM_SHARE) && !reduction.without.contains(&Fault::LostQuorum);
+        // History ends with the old cluster.
+        let possible = !plan.application.is_some_and(application::needs_history);
+        plan.lost_quorum = (due && possible).then(|| rng.random());
         plan
     }
 
     /// The kinds of faults that strike.
     pub fn faults(&self) -> BTreeSet<Fault> {
-        self.strikes.iter().map(|s| s.fault).collect()
+        self.strikes.iter().map(|s| s.fault).chain(self.lost_quorum.map(|_| Fault::LostQuorum)).collect()
     }
 
     /// What runs work that blocks: nothing but the task that asks for it.
@@ -180,7 +190,7 @@ impl Plan {
 
 fn strikes(seed: u64, without: &BTreeSet<Fault>) -> Vec<Strike> {
     let mut strikes = Vec::new();
-    for fault in Fault::ALL {
+    for fault in Fault::ALL.into_iter().filter(|fault| *fault != Fault::LostQuorum) {
         let mut rng = stream(seed, fault.name());
         let picked = rng.random_bool(FAULT_SHARE);
         let count = rng.random_range(1..=STRIKES_MAX);

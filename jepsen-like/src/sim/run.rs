@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     cluster::{Cluster, STEP_MS},
-    judge,
+    judge, lost_quorum,
     nemesis::Nemesis,
     plan::{Plan, Reduction, STORM_MS},
     request::Request,
@@ -94,9 +94,9 @@ pub fn run(seed: u64, reduction: &Reduction, print_trace: bool) -> Outcome {
     outcome
 }
 
-struct Run {
-    cluster: Cluster,
-    workload: Workload,
+pub(super) struct Run {
+    pub(super) cluster: Cluster,
+    pub(super) workload: Workload,
     nemesis: Nemesis,
     healed_after_ms: Option<u64>,
 }
@@ -106,6 +106,9 @@ impl Run {
         self.form()?;
         self.storm()?;
         self.heal()?;
+        if let Some(seed) = self.cluster.plan.lost_quorum {
+            lost_quorum::strike(self, seed)?;
+        }
         self.end_application()?;
         self.last_reads()?;
         judge::judge(self.workload.history())
@@ -219,7 +222,7 @@ impl Run {
         refused.map_or(Ok(()), |e| Err(format!("after healing {:?} does not serve: {:?}", e.node, e.error)))
     }
 
-    fn step(&mut self) -> Result<(), String> {
+    pub(super) fn step(&mut self) -> Result<(), String> {
         self.nemesis.step(&mut self.cluster, &mut self.workload)?;
         self.cluster.step().map_err(|violation| violation.to_string())?;
         for (node, term) in std::mem::take(&mut self.cluster.new_leaders) {
@@ -233,7 +236,7 @@ impl Run {
     }
 
     /// Steps until `missing` says that nothing is missing.
-    fn until(
+    pub(super) fn until(
         &mut self,
         ms_max: u64,
         what: &str,

@@ -133,6 +133,16 @@ impl Workload {
         }
     }
 
+    /// Lets clients begin so many more operations.
+    pub fn allow(&mut self, operations: usize) {
+        self.operations_left += operations;
+    }
+
+    /// Clients begin nothing more.
+    pub fn forbid(&mut self) {
+        self.operations_left = 0;
+    }
+
     /// A linearizable read of each register through each node.
     pub fn begin_final_reads(&mut self, cluster: &mut Cluster) {
         for node in 0..cluster.hosts.len() {

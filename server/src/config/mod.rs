@@ -11,6 +11,7 @@
 //! | `hostname` | the machine's own name in them |
 //! | `cookie` | the secret that nodes share |
 //! | `print` | `--print-config` |
+//! | `storage` | log and state in the store's terms |
 //! | `limits` | the process's limit of open files |
 
 mod choices;
@@ -24,6 +25,7 @@ mod name;
 mod options;
 mod print;
 mod resolve;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod value;

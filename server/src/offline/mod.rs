@@ -8,25 +8,23 @@
 pub mod recover;
 pub mod restore;
 
-use std::{ffi::OsString, path::Path, process::ExitCode, sync::Arc};
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use clap::{Arg, ArgMatches, Command};
 use hexkv_client::backup::BackupError;
 use hexkv_store::{
     LogId, StoreError,
-    change_log::HistoryLimits,
-    driver::Driver,
-    fs::{RealFs, SharedFs},
     identity::{Identity, NewDataDir, fresh_node_id},
-    log::{LogOptions, LogStore},
+    log::LogStore,
     member::Member,
     snapshot::Footer,
-    state_machine::{EngineKind, Founder, State, StateMachine, StateOptions},
+    state_machine::{Founder, State, StateMachine, StateOptions},
 };
 use tokio::sync::watch;
 
 use crate::{
     config::{self, Config, ConfigError},
+    environment::Environment,
     logging,
 };
 
@@ -118,10 +116,6 @@ fn bump_of(matches: &ArgMatches) -> u64 {
     matches.get_one::<u64>(BUMP).copied().unwrap_or(BUMP_REVISION_DEFAULT)
 }
 
-fn real_fs() -> SharedFs {
-    Arc::new(RealFs)
-}
-
 /// Runs `work` to its end.
 fn block_on<T>(work: impl Future<Output = Result<T, OfflineError>>) -> Result<T, OfflineError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -135,22 +129,18 @@ struct Opened {
 }
 
 impl Opened {
-    /// Opens the state in `dir`, whose log begins after entry `log_purged`.
-    fn open(config: &Config, dir: &Path, log: Option<&LogStore>) -> Result<Self, StoreError> {
+    /// Opens the state in `dir`, which goes with `log` where there is one.
+    fn open(world: &Environment, config: &Config, dir: &Path, log: Option<&LogStore>) -> Result<Self, StoreError> {
         let durable = log.map_or_else(|| watch::channel(u64::MAX).1, LogStore::durable);
         let options = StateOptions {
-            engine: EngineKind::Sled { cache_bytes: config.sled_cache_bytes },
+            engine: config.state_engine(),
             durable,
-            history: HistoryLimits {
-                revisions_min: config.history_revisions,
-                age_ms_min: config.history_age.as_millis() as u64,
-                bytes_max: config.history_bytes,
-            },
+            history: config.history_limits(),
             power_lost: false,
             log_purged: log.and_then(|log| log.stats().first_index.checked_sub(1)),
-            driver: Driver::Thread,
+            driver: world.driver,
         };
-        let machine = StateMachine::open(real_fs(), dir, options)?;
+        let machine = StateMachine::open(world.fs.clone(), dir, options)?;
         let state = machine.state();
         Ok(Self { machine, state })
     }
@@ -163,10 +153,6 @@ impl Opened {
         drop(machine);
         Ok(())
     }
-}
-
-fn log_options(config: &Config) -> LogOptions {
-    LogOptions { segment_bytes: config.wal_segment_bytes, ..LogOptions::default() }
 }
 
 /// Who begins the new cluster: the node of `config`, under a new id.
@@ -183,19 +169,33 @@ fn founder(config: &Config, bump_revision: u64) -> Founder {
 }
 
 /// Fills `new` with what `founder`'s cluster begins with: `state`, and a log that goes on after it.
-async fn found(new: &NewDataDir, config: &Config, state: &State, founder: &Founder) -> Result<Footer, OfflineError> {
+async fn found(
+    world: &Environment,
+    new: &NewDataDir,
+    config: &Config,
+    state: &State,
+    founder: &Founder,
+) -> Result<Footer, OfflineError> {
     let reader = state.found(&new.path().join("snapshots"), founder).await?;
     let footer = reader.footer().clone();
     let last: LogId = footer.meta.last_log_id.expect("a cluster is founded on at least one entry");
     let at = |e| StoreError::io("begin the log", e);
-    let mut log = LogStore::open(real_fs(), &new.path().join("wal"), log_options(config))?;
+    let mut log = LogStore::open(world.fs.clone(), &new.path().join("wal"), config.log_options(world.driver))?;
     log.begin_after(last, founder.member.node_id).await.map_err(at)?;
     log.close().await.map_err(at)?;
     Ok(footer)
 }
 
-/// Makes `new` the data directory of the founder, and says what comes next.
-fn finish(new: NewDataDir, config: &Config, founder: &Founder, footer: &Footer) -> Result<(), OfflineError> {
+/// Takes back what was begun, because of `cause`; that it could not be taken back, too, is only told.
+fn abandon(new: NewDataDir, cause: OfflineError) -> OfflineError {
+    if let Err(e) = new.abandon() {
+        tracing::error!("{e}; no server starts on it, and the next attempt removes it");
+    }
+    cause
+}
+
+/// Makes `new` the data directory of the founder, and answers what to say of it.
+fn finish(new: NewDataDir, config: &Config, founder: &Founder, footer: &Footer) -> Result<String, OfflineError> {
     let identity = Identity {
         node_id: founder.member.node_id,
         incarnation: 0,
@@ -206,14 +206,11 @@ fn finish(new: NewDataDir, config: &Config, founder: &Founder, footer: &Footer) 
     let path = new.path().display().to_string();
     new.finish(&identity, std::slice::from_ref(&founder.member))?;
     let name = &config.node_name;
-    println!(
-        "cluster {:016x} begins at revision {}, state hash {:032x}",
+    Ok(format!(
+        "cluster {:016x} begins at revision {}, state hash {:032x}\n\
+         {name} is its only member; its data directory is {path}\n\
+         Next: start {name} with the options that were given here and no others of the old cluster's nodes,\n\
+         then let others join with empty data directories, one after the other: `client --endpoints HOST:PORT join {name}`.\n",
         founder.cluster_id, footer.revision, footer.state_hash
-    );
-    println!("{name} is its only member; its data directory is {path}");
-    println!("Next: start {name} with the options that were given here and no others of the old cluster's nodes,");
-    println!(
-        "then let others join with empty data directories, one after the other: `client --endpoints HOST:PORT join {name}`."
-    );
-    Ok(())
+    ))
 }

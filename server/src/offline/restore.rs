@@ -1,7 +1,7 @@
 //! `server restore FILE`: the data directory of a new cluster, from a backup.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
 };
@@ -10,18 +10,21 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use hexkv_client::backup::{self, BackupError, Checked};
 use hexkv_store::{
     StoreError,
+    fs::Fs,
     identity::NewDataDir,
     snapshot::{Footer, SnapshotDir, SnapshotReader},
 };
 
-use super::{OfflineError, Opened, block_on, bump_of, finish, found, founder, real_fs, subcommand};
-use crate::config::Config;
+use super::{OfflineError, Opened, abandon, block_on, bump_of, finish, found, founder, subcommand};
+use crate::{config::Config, environment::Environment};
 
 /// The subcommand.
 pub const NAME: &str = "restore";
 
 const FILE: &str = "backup_file";
 const CHECK: &str = "check";
+/// Most of a backup that is held in memory, in bytes.
+const PIECE_BYTES_MAX: u64 = 1024 * 1024;
 
 const EXAMPLES: &str = "\
 The file is what `client snapshot save` wrote. The data directory must be empty. The new cluster has a new id and this node as its
@@ -58,21 +61,19 @@ pub fn run(config: &Config, matches: &ArgMatches) -> Result<(), OfflineError> {
     let broken = |source| OfflineError::Backup { path: file.display().to_string(), source };
     let checked = backup::check(file).map_err(broken)?;
     let only_check = matches.get_flag(CHECK);
+    let world = Environment::real();
     block_on(async {
-        let new = NewDataDir::begin(real_fs(), &config.data_dir)?;
+        let new = NewDataDir::begin(world.fs.clone(), &config.data_dir)?;
         let founder = founder(config, bump_of(matches));
         let made = async {
-            let opened = load(&new, config, file, &checked).await?;
-            let footer = found(&new, config, &opened.state, &founder).await?;
+            let opened = load(&world, &new, config, file, &checked)?;
+            let footer = found(&world, &new, config, &opened.state, &founder).await?;
             opened.close().await?;
             Ok(footer)
         };
         let footer: Footer = match made.await {
             Ok(footer) => footer,
-            Err(error) => {
-                new.abandon()?;
-                return Err(error);
-            }
+            Err(error) => return Err(abandon(new, error)),
         };
         let header = &checked.header;
         println!(
@@ -86,35 +87,47 @@ pub fn run(config: &Config, matches: &ArgMatches) -> Result<(), OfflineError> {
         if only_check {
             return Ok(new.abandon()?);
         }
-        finish(new, config, &founder, &footer)
+        print!("{}", finish(new, config, &founder, &footer)?);
+        Ok(())
     })
 }
 
 /// Loads the snapshot of `file` into the work directory of `new`. That recomputes the state hash.
-async fn load(new: &NewDataDir, config: &Config, file: &Path, checked: &Checked) -> Result<Opened, OfflineError> {
+fn load(
+    world: &Environment,
+    new: &NewDataDir,
+    config: &Config,
+    file: &Path,
+    checked: &Checked,
+) -> Result<Opened, OfflineError> {
     let broken =
         |why: String| OfflineError::Backup { path: file.display().to_string(), source: BackupError::Altered(why) };
     let work = new.work()?;
     let extracted = work.join("extracted");
-    extract(file, checked, &extracted).map_err(|e| {
+    extract(file, checked, &*world.fs, &extracted).map_err(|e| {
         StoreError::io(format!("copy the snapshot in {} to {}", file.display(), extracted.display()), e)
     })?;
-    let reader = SnapshotReader::open_path(&real_fs(), &extracted)?;
+    let reader = SnapshotReader::open_path(&world.fs, &extracted)?;
     let (footer, header) = (reader.footer(), &checked.header);
     if footer.revision != header.revision || format!("{:032x}", footer.state_hash) != header.state_hash {
         return Err(broken(format!("its header says revision {}, its snapshot {}", header.revision, footer.revision)));
     }
-    SnapshotDir::open(&real_fs(), &work.join("snapshots"))?.adopt(reader.file())?;
-    Ok(Opened::open(config, &work, None)?)
+    SnapshotDir::open(&world.fs, &work.join("snapshots"))?.adopt(reader.file())?;
+    Ok(Opened::open(world, config, &work, None)?)
 }
 
-fn extract(file: &Path, checked: &Checked, to: &Path) -> io::Result<()> {
+fn extract(file: &Path, checked: &Checked, fs: &dyn Fs, to: &Path) -> io::Result<()> {
     let mut from = File::open(file)?;
     from.seek(SeekFrom::Start(checked.snapshot_offset))?;
-    let mut to = fs::File::create_new(to)?;
-    let copied = io::copy(&mut from.take(checked.header.snapshot_bytes), &mut to)?;
-    if copied != checked.header.snapshot_bytes {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter meanwhile"));
+    let to = fs.create_new(to)?;
+    let len = checked.header.snapshot_bytes;
+    let mut piece = vec![0; len.min(PIECE_BYTES_MAX) as usize];
+    let mut at = 0;
+    while at < len {
+        let piece = &mut piece[..(len - at).min(PIECE_BYTES_MAX) as usize];
+        from.read_exact(piece)?;
+        to.write_all_at(piece, at)?;
+        at += piece.len() as u64;
     }
-    to.sync_all()
+    to.sync_data()
 }

@@ -29,19 +29,65 @@ pub trait Fs: Send + Sync + fmt::Debug + 'static {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// Creates a directory and its parents.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
     /// Names in a directory, sorted.
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
     /// Whether a name exists.
     fn exists(&self, path: &Path) -> bool;
+    /// Whether a name is that of a directory. A symbolic link is none.
+    fn is_dir(&self, path: &Path) -> bool;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
-    /// Locks the file `path` (created where missing) against other processes, and against other holders in this one, until
-    /// the lock is dropped or the process ends. `holder` is noted in the file for those who find it locked.
-    fn lock(&self, path: &Path, holder: &str) -> io::Result<LockOutcome>;
+    /// Locks the file `path` against other processes, and against other holders in this one, until the lock is dropped or the
+    /// process ends. A `holder` is noted in the file, created where missing, for those who find it locked; without one the
+    /// file is there and stays as it is.
+    fn lock(&self, path: &Path, holder: Option<&str>) -> io::Result<LockOutcome>;
     /// Differs after every loss of power: whoever noted it can tell whether what was not synced may be gone.
     fn boot_id(&self) -> io::Result<String>;
+}
+
+/// Largest piece that [`copy_file`] holds in memory, in bytes.
+const COPY_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Copies a file to where there is none. Not synced.
+///
+/// # Errors
+/// Those of both files.
+pub fn copy_file(from: (&dyn Fs, &Path), to: (&dyn Fs, &Path)) -> io::Result<()> {
+    let source = from.0.open(from.1, false)?;
+    let target = to.0.create_new(to.1)?;
+    let len = source.len()?;
+    let mut piece = vec![0; len.min(COPY_BYTES_MAX) as usize];
+    let mut at = 0;
+    while at < len {
+        let piece = &mut piece[..(len - at).min(COPY_BYTES_MAX) as usize];
+        source.read_exact_at(piece, at)?;
+        target.write_all_at(piece, at)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
+}
+
+/// Removes a file, or a directory with all that is in it, where there is one.
+///
+/// # Errors
+/// What cannot be removed; the rest of it may be gone then.
+pub fn remove_tree(fs: &dyn Fs, path: &Path) -> io::Result<()> {
+    let removed = if fs.is_dir(path) {
+        for inside in fs.list(path)? {
+            remove_tree(fs, &inside)?;
+        }
+        fs.remove_dir(path)
+    } else {
+        fs.remove_file(path)
+    };
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Answer of [`Fs::lock`].

@@ -32,6 +32,10 @@ impl Fs for RealFs {
         fs::remove_file(path)
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         fs::create_dir_all(path)
     }
@@ -46,6 +50,10 @@ impl Fs for RealFs {
         path.exists()
     }
 
+    fn is_dir(&self, path: &Path) -> bool {
+        path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         fs::File::open(path)?.sync_all()
     }
@@ -54,12 +62,15 @@ impl Fs for RealFs {
         Ok(fs::read_to_string(BOOT_ID)?.trim().to_string())
     }
 
-    fn lock(&self, path: &Path, holder: &str) -> io::Result<LockOutcome> {
-        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    fn lock(&self, path: &Path, holder: Option<&str>) -> io::Result<LockOutcome> {
+        let noted = holder.is_some();
+        let file = fs::OpenOptions::new().read(true).write(noted).create(noted).truncate(false).open(path)?;
         match file.try_lock() {
             Ok(()) => {
-                file.set_len(0)?;
-                FileExt::write_all_at(&file, holder.as_bytes(), 0)?;
+                if let Some(holder) = holder {
+                    file.set_len(0)?;
+                    FileExt::write_all_at(&file, holder.as_bytes(), 0)?;
+                }
                 Ok(LockOutcome::Held(Box::new(file)))
             }
             Err(fs::TryLockError::WouldBlock) => {

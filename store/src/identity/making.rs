@@ -1,9 +1,13 @@
 //! Data directories that are made by a restore or a recovery, and those that are only read.
 
-use std::{fs as os_fs, io, path::Path, path::PathBuf};
+use std::{io, path::Path, path::PathBuf};
 
-use super::{FileLock, IDENTITY, Identity, LOCK, PEERS, Stored, create_durably, lock, locked, names};
-use crate::{StoreError, fs::SharedFs, member::Member};
+use super::{FileLock, IDENTITY, Identity, LOCK, PEERS, Stored, create_durably, lock, lock_as, names};
+use crate::{
+    StoreError,
+    fs::{SharedFs, remove_tree},
+    member::Member,
+};
 
 /// There as long as the directory is not complete.
 const MAKING: &str = "making";
@@ -59,7 +63,7 @@ impl NewDataDir {
     /// Makes it the data directory of `identity`, which knows `peers`, in one step.
     pub fn finish(self, identity: &Identity, peers: &[Member]) -> Result<(), StoreError> {
         let at = |e| StoreError::io(format!("finish data directory {}", self.path.display()), e);
-        remove_tree(&self.path.join(WORK)).map_err(at)?;
+        remove_tree(&*self.fs, &self.path.join(WORK)).map_err(at)?;
         PEERS.write(&self.fs, &self.path, &peers)?;
         self.fs.sync_dir(&self.path).map_err(at)?;
         IDENTITY.write(&self.fs, &self.path, &Stored { identity: identity.clone(), change: None })?;
@@ -75,21 +79,14 @@ impl NewDataDir {
         self.fs.sync_dir(&self.path).map_err(at)
     }
 
-    /// The marker goes last.
+    /// The marker goes when all else is gone for good.
     fn remove_parts(&self) -> io::Result<()> {
-        for part in PARTS.iter().rev() {
-            remove_tree(&self.path.join(part))?;
+        for part in PARTS.iter().filter(|part| **part != MAKING) {
+            remove_tree(&*self.fs, &self.path.join(part))?;
         }
+        self.fs.sync_dir(&self.path)?;
+        remove_tree(&*self.fs, &self.path.join(MAKING))?;
         self.fs.sync_dir(&self.path)
-    }
-}
-
-/// Removes a file, or a directory with all that is in it, where there is one.
-fn remove_tree(path: &Path) -> io::Result<()> {
-    let removed = if path.is_dir() { os_fs::remove_dir_all(path) } else { os_fs::remove_file(path) };
-    match removed {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -132,7 +129,7 @@ pub struct Resting {
     pub identity: Identity,
     /// A change of clusters was under way when its node stopped.
     pub unsettled: bool,
-    _lock: os_fs::File,
+    _lock: Box<dyn FileLock>,
 }
 
 impl Resting {
@@ -143,22 +140,13 @@ impl Resting {
     /// [`StoreError::FormatVersion`], [`StoreError::Corrupt`], [`StoreError::Decode`] of its identity; [`StoreError::Io`].
     pub fn open(fs: &SharedFs, path: &Path) -> Result<Self, StoreError> {
         let foreign = |reason: &str| Err(StoreError::Foreign { path: path.to_path_buf(), reason: reason.to_string() });
-        if !path.is_dir() {
+        if !fs.exists(path) {
             return foreign("there is no such directory");
         }
-        let at = |e| StoreError::io(format!("read data directory {}", path.display()), e);
-        let lock_path = path.join(LOCK);
-        if !fs.exists(&path.join(IDENTITY.name)) || !fs.exists(&lock_path) {
+        if !fs.exists(&path.join(IDENTITY.name)) || !fs.exists(&path.join(LOCK)) {
             return foreign("it holds no identity");
         }
-        let lock = os_fs::File::open(&lock_path).map_err(at)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(os_fs::TryLockError::WouldBlock) => {
-                return Err(locked(path, &os_fs::read_to_string(&lock_path).unwrap_or_default()));
-            }
-            Err(os_fs::TryLockError::Error(e)) => return Err(at(e)),
-        }
+        let lock = lock_as(fs, path, None)?;
         let Some(Stored { identity, change }) = IDENTITY.read(fs, path)? else {
             return foreign("it holds no identity");
         };

@@ -310,18 +310,21 @@ fn names(fs: &SharedFs, path: &Path) -> Result<Vec<String>, StoreError> {
     Ok(listed.iter().filter_map(|p| p.file_name()).map(|n| n.to_string_lossy().into_owned()).collect())
 }
 
+/// Locks the data directory at `path` for this process.
 fn lock(fs: &SharedFs, path: &Path) -> Result<Box<dyn FileLock>, StoreError> {
-    let at = |e| StoreError::io(format!("lock {}; check its permissions", path.display()), e);
-    match fs.lock(&path.join(LOCK), &std::process::id().to_string()).map_err(at)? {
-        LockOutcome::Held(lock) => Ok(lock),
-        LockOutcome::Busy { holder } => Err(locked(path, &holder)),
-    }
+    lock_as(fs, path, Some(&std::process::id().to_string()))
 }
 
-fn locked(path: &Path, holder: &str) -> StoreError {
+/// Locks it; without a holder nothing is written.
+fn lock_as(fs: &SharedFs, path: &Path, holder: Option<&str>) -> Result<Box<dyn FileLock>, StoreError> {
+    let at = |e| StoreError::io(format!("lock {}; check its permissions", path.display()), e);
+    let holder = match fs.lock(&path.join(LOCK), holder).map_err(at)? {
+        LockOutcome::Held(lock) => return Ok(lock),
+        LockOutcome::Busy { holder } => holder,
+    };
     let holder = holder.trim();
     let holder = if holder.is_empty() { String::new() } else { format!(" (pid {holder})") };
-    StoreError::Locked { path: path.to_path_buf(), holder }
+    Err(StoreError::Locked { path: path.to_path_buf(), holder })
 }
 
 /// A directory without an identity may hold what a crash before the first one left, and nothing else.

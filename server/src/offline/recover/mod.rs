@@ -11,11 +11,14 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use hexkv_store::identity::NewDataDir;
+use hexkv_store::{
+    identity::NewDataDir,
+    mutants::{self, Mutant},
+};
 
 use self::survivor::{Examined, Survivor};
-use super::{OfflineError, block_on, bump_of, finish, found, founder, real_fs, subcommand};
-use crate::config::Config;
+use super::{OfflineError, abandon, block_on, bump_of, finish, found, founder, subcommand};
+use crate::{config::Config, environment::Environment};
 
 /// The subcommand.
 pub const NAME: &str = "recover";
@@ -49,37 +52,66 @@ pub fn command() -> Command {
         ))
 }
 
-/// Recovers.
+/// Recovers as the arguments say.
 ///
 /// # Errors
-/// [`OfflineError`]; no server starts on the new directory then, and the old ones are as they were.
+/// As [`recover`].
 pub fn run(config: &Config, matches: &ArgMatches) -> Result<(), OfflineError> {
     let dirs: Vec<PathBuf> = matches.get_many::<PathBuf>(FROM).expect("clap demands it").cloned().collect();
     refuse_overlap(&config.data_dir, &dirs)?;
-    let survivors = survivor::open_all(&dirs)?;
-    block_on(async {
-        let new = NewDataDir::begin(real_fs(), &config.data_dir)?;
-        let founder = founder(config, bump_of(matches));
-        let made = async {
-            let best = best_of(&new, config, survivors).await?;
-            confirm(&best, matches.get_one::<String>(CONFIRM).map(String::as_str))?;
-            let footer = found(&new, config, &best.examined.opened.state, &founder).await?;
-            best.examined.opened.close().await?;
-            Ok(footer)
-        };
-        match made.await {
-            Ok(footer) => finish(new, config, &founder, &footer),
-            Err(error) => {
-                new.abandon()?;
-                Err(error)
-            }
+    let mut operator = AtTerminal { given: matches.get_one::<String>(CONFIRM).map(String::as_str) };
+    block_on(recover(&Environment::real(), config, &dirs, bump_of(matches), &mut operator))
+}
+
+/// Who is told what there is, and decides.
+pub trait Operator {
+    /// Hears of it.
+    fn tell(&mut self, text: &str);
+    /// Goes on with what is best, or says why not.
+    fn confirm(&mut self, wanted: &Wanted) -> Result<(), OfflineError>;
+}
+
+/// Makes the data directory of `config` from the best of `dirs`, once `operator` agrees.
+///
+/// # Errors
+/// [`OfflineError`]; no server starts on the new directory then, and the old ones are as they were.
+pub async fn recover(
+    world: &Environment,
+    config: &Config,
+    dirs: &[PathBuf],
+    bump_revision: u64,
+    operator: &mut dyn Operator,
+) -> Result<(), OfflineError> {
+    let survivors = survivor::open_all(&world.fs, dirs)?;
+    let new = NewDataDir::begin(world.fs.clone(), &config.data_dir)?;
+    let founder = founder(config, bump_revision);
+    let made = async {
+        let best = best_of(world, &new, config, survivors, operator).await?;
+        operator.confirm(&best.wanted)?;
+        let footer = found(world, &new, config, &best.examined.opened.state, &founder).await?;
+        best.examined.opened.close().await?;
+        Ok(footer)
+    };
+    match made.await {
+        Ok(footer) => {
+            operator.tell(&finish(new, config, &founder, &footer)?);
+            Ok(())
         }
-    })
+        Err(error) => Err(abandon(new, error)),
+    }
+}
+
+/// Where `path` leads to, by way of links in what is there of it already.
+fn real(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    let there = absolute.ancestors().find_map(|dir| Some((dir, dir.canonicalize().ok()?)));
+    let Some((dir, canonical)) = there else { return absolute };
+    let rest = absolute.strip_prefix(dir).expect("an ancestor is a prefix");
+    if rest.as_os_str().is_empty() { canonical } else { canonical.join(rest) }
 }
 
 /// The directory to make is none of those to read, and none inside of them.
 fn refuse_overlap(data_dir: &Path, dirs: &[PathBuf]) -> Result<(), OfflineError> {
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| std::path::absolute(path).unwrap_or(path.into()));
     let target = real(data_dir);
     for (at, dir) in dirs.iter().enumerate() {
         let source = real(dir);
@@ -105,18 +137,23 @@ fn refuse_overlap(data_dir: &Path, dirs: &[PathBuf]) -> Result<(), OfflineError>
 struct Best {
     /// All that were given are locked until the end.
     _survivors: Vec<Survivor>,
-    name: String,
-    cluster_id: u64,
+    wanted: Wanted,
     examined: Examined,
 }
 
-/// Examines all survivors, prints how they rank, and keeps the best open.
-async fn best_of(new: &NewDataDir, config: &Config, survivors: Vec<Survivor>) -> Result<Best, OfflineError> {
+/// Examines all survivors, tells how they rank, and keeps the best open.
+async fn best_of(
+    world: &Environment,
+    new: &NewDataDir,
+    config: &Config,
+    survivors: Vec<Survivor>,
+    operator: &mut dyn Operator,
+) -> Result<Best, OfflineError> {
     let mut rows = Vec::new();
     let mut best: Option<(usize, Examined)> = None;
     for (at, survivor) in survivors.iter().enumerate() {
         let work = new.work()?.join(at.to_string());
-        let examined = match survivor.examine(config, &work).await {
+        let examined = match survivor.examine(world, config, &work).await {
             Ok(examined) => examined,
             Err(why) => {
                 rows.push(report::Row::useless(survivor, why));
@@ -124,14 +161,16 @@ async fn best_of(new: &NewDataDir, config: &Config, survivors: Vec<Survivor>) ->
             }
         };
         rows.push(report::Row::of(survivor, &examined));
-        if best.as_ref().is_none_or(|(_, so_far)| examined.rank() > so_far.rank()) {
+        let better =
+            |so_far: &Examined| (examined.rank() > so_far.rank()) != mutants::active(Mutant::RecoverFromTheLast);
+        if best.as_ref().is_none_or(|(_, so_far)| better(so_far)) {
             best = Some((at, examined));
         } else {
             examined.opened.close().await?;
         }
     }
     rows.sort_by_key(|row| std::cmp::Reverse(row.rank));
-    report::print(&rows);
+    operator.tell(&report::table(&rows));
     let Some((at, examined)) = best else {
         return Err(OfflineError::Refused(
             "none of these directories can be used; nothing was changed. Look for others, or for a backup (`server restore`)".into(),
@@ -140,28 +179,47 @@ async fn best_of(new: &NewDataDir, config: &Config, survivors: Vec<Survivor>) ->
     let identity = survivors[at].identity().expect("what was examined has an identity");
     let (name, cluster_id) = (identity.name.clone(), identity.cluster_id.expect("what was examined has a cluster"));
     let readable: Vec<u64> = rows.iter().filter(|row| row.rank.is_some()).filter_map(|row| row.node_id).collect();
-    report::print_loss(&name, cluster_id, &examined, &readable);
-    Ok(Best { _survivors: survivors, name, cluster_id, examined })
+    operator.tell(&report::best(&name, cluster_id, &examined, &readable));
+    Ok(Best { _survivors: survivors, wanted: Wanted { name, cluster_id }, examined })
 }
 
-/// Goes on only when somebody typed what cannot be typed by accident.
-fn confirm(best: &Best, given: Option<&str>) -> Result<(), OfflineError> {
-    let id = format!("{:016x}", best.cluster_id);
-    let fits = |text: &str| text == id || text == best.name;
-    let wanted = format!("{id} or {}", best.name);
-    let unconfirmed = |why: String| Err(OfflineError::Unconfirmed(format!("{why}; nothing was changed")));
-    if let Some(text) = given {
-        return if fits(text) { Ok(()) } else { unconfirmed(format!("--confirm {text:?} is not {wanted}")) };
+/// What is to be typed, and cannot be typed by accident.
+pub struct Wanted {
+    /// The node that is best.
+    pub name: String,
+    /// The old cluster.
+    pub cluster_id: u64,
+}
+
+/// Somebody at a terminal, or a script with `--confirm`.
+struct AtTerminal<'a> {
+    given: Option<&'a str>,
+}
+
+impl Operator for AtTerminal<'_> {
+    fn tell(&mut self, text: &str) {
+        print!("{text}");
     }
-    if !io::stdin().is_terminal() {
-        return unconfirmed(format!("there is no terminal to confirm on; a script says --confirm {wanted}"));
-    }
-    print!("To begin a new cluster with this, type {wanted}: ");
-    let mut typed = String::new();
-    let read = io::stdout().flush().and_then(|()| io::stdin().lock().read_line(&mut typed));
-    match read {
-        Ok(_) if fits(typed.trim()) => Ok(()),
-        Ok(_) => unconfirmed(format!("{:?} is not {wanted}", typed.trim())),
-        Err(e) => unconfirmed(format!("the terminal cannot be read: {e}")),
+
+    /// Goes on only when what was given is it, or when it is typed.
+    fn confirm(&mut self, wanted: &Wanted) -> Result<(), OfflineError> {
+        let id = format!("{:016x}", wanted.cluster_id);
+        let fits = |text: &str| text == id || text == wanted.name;
+        let wanted = format!("{id} or {}", wanted.name);
+        let unconfirmed = |why: String| Err(OfflineError::Unconfirmed(format!("{why}; nothing was changed")));
+        if let Some(text) = self.given {
+            return if fits(text) { Ok(()) } else { unconfirmed(format!("--confirm {text:?} is not {wanted}")) };
+        }
+        if !io::stdin().is_terminal() {
+            return unconfirmed(format!("there is no terminal to confirm on; a script says --confirm {wanted}"));
+        }
+        print!("To begin a new cluster with this, type {wanted}: ");
+        let mut typed = String::new();
+        let read = io::stdout().flush().and_then(|()| io::stdin().lock().read_line(&mut typed));
+        match read {
+            Ok(_) if fits(typed.trim()) => Ok(()),
+            Ok(_) => unconfirmed(format!("{:?} is not {wanted}", typed.trim())),
+            Err(e) => unconfirmed(format!("the terminal cannot be read: {e}")),
+        }
     }
 }

@@ -2,19 +2,21 @@
 //! checks are done, torn tails are cut, and the original stays as it is.
 
 use std::{
-    fs, io,
+    collections::BTreeSet,
+    io,
     path::{Path, PathBuf},
 };
 
 use hexkv_store::{
     LogId, NodeId, StoreError,
+    fs::{Fs, SharedFs, copy_file},
     identity::{Identity, Resting},
     log::LogStore,
     member::Member,
 };
 
-use super::super::{OfflineError, Opened, log_options, real_fs};
-use crate::config::Config;
+use super::super::{OfflineError, Opened};
+use crate::{config::Config, environment::Environment};
 
 /// What of a data directory is the truth; the rest follows from it.
 const TRUTH: [&str; 2] = ["wal", "snapshots"];
@@ -32,12 +34,13 @@ pub struct Examined {
     pub opened: Opened,
     /// The last entry.
     pub last: LogId,
-    /// Index of the last entry that it knew to be committed.
+    /// Index of the last entry that is known to be committed: the log says so, or a snapshot has it.
     pub committed: Option<u64>,
     pub revision: u64,
     pub state_hash: u128,
     pub members: Vec<Member>,
-    pub voters: Vec<NodeId>,
+    /// Who votes; two sets while a change of the voters is under way.
+    pub voter_sets: Vec<BTreeSet<NodeId>>,
 }
 
 /// The last entry, and the revision. openraft's terms may have several leaders, one after the other: among the ids of one term,
@@ -60,11 +63,11 @@ impl Examined {
 ///
 /// # Errors
 /// When one is no data directory or its node runs, or when they are of different clusters.
-pub fn open_all(dirs: &[PathBuf]) -> Result<Vec<Survivor>, OfflineError> {
+pub fn open_all(fs: &SharedFs, dirs: &[PathBuf]) -> Result<Vec<Survivor>, OfflineError> {
     let mut survivors = Vec::new();
     let mut first: Option<(u64, &Path)> = None;
     for dir in dirs {
-        let resting = match Resting::open(&real_fs(), dir) {
+        let resting = match Resting::open(fs, dir) {
             Ok(resting) => Ok(resting),
             Err(e @ StoreError::Locked { .. }) => {
                 return Err(OfflineError::Refused(format!(
@@ -102,7 +105,7 @@ impl Survivor {
     }
 
     /// Reads all of it, by way of a copy in `work`; or says why it cannot be used.
-    pub async fn examine(&self, config: &Config, work: &Path) -> Result<Examined, String> {
+    pub async fn examine(&self, world: &Environment, config: &Config, work: &Path) -> Result<Examined, String> {
         let resting = self.resting.as_ref().map_err(Clone::clone)?;
         if resting.identity.cluster_id.is_none() {
             return Err("it was never of a cluster".into());
@@ -111,17 +114,19 @@ impl Survivor {
             return Err("its node was about to change to another cluster".into());
         }
         for part in TRUTH {
-            copy(&self.dir.join(part), &work.join(part)).map_err(|e| format!("{part}: {e}"))?;
+            copy(&*world.fs, &self.dir.join(part), &work.join(part)).map_err(|e| format!("{part}: {e}"))?;
         }
-        let examined = examine(config, work).await;
+        let examined = examine(world, config, work).await;
         examined.map_err(|e| e.to_string().replace(&work.display().to_string(), &self.dir.display().to_string()))
     }
 }
 
-async fn examine(config: &Config, work: &Path) -> Result<Examined, StoreError> {
-    let log = LogStore::open(real_fs(), &work.join("wal"), log_options(config))?;
+async fn examine(world: &Environment, config: &Config, work: &Path) -> Result<Examined, StoreError> {
+    let log = LogStore::open(world.fs.clone(), &work.join("wal"), config.log_options(world.driver))?;
     let (_, committed) = log.ends();
-    let mut opened = Opened::open(config, work, Some(&log))?;
+    let mut opened = Opened::open(world, config, work, Some(&log))?;
+    // What the state had before the log was applied came out of a snapshot.
+    let committed = committed.map(|id| id.index).max(opened.state.applied().map(|id| id.index));
     opened.machine.replay(&log).await?;
     log.close().await.map_err(|e| StoreError::io("close the copy of the log", e))?;
     let state = &opened.state;
@@ -131,23 +136,21 @@ async fn examine(config: &Config, work: &Path) -> Result<Examined, StoreError> {
     let hash = state.hash();
     Ok(Examined {
         last,
-        committed: committed.map(|id| id.index),
+        committed,
         revision: state.revision(),
         state_hash: hash.hash,
         members: state.members(),
-        voters: state.membership().membership().voter_ids().collect(),
+        voter_sets: state.membership().membership().get_joint_config().clone(),
         opened,
     })
 }
 
 /// Copies the files in `from`.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            fs::copy(entry.path(), to.join(entry.file_name()))?;
-        }
+fn copy(fs: &dyn Fs, from: &Path, to: &Path) -> io::Result<()> {
+    fs.create_dir_all(to)?;
+    for file in fs.list(from)?.iter().filter(|name| !fs.is_dir(name)) {
+        let name = file.file_name().expect("what is listed has a name");
+        copy_file((fs, file), (fs, &to.join(name)))?;
     }
     Ok(())
 }

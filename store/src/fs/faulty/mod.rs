@@ -213,6 +213,18 @@ impl Fs for FaultyFs {
         Ok(())
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.disk.lock();
+        disk.begin_atomic()?;
+        let inode = disk.directory(path)?;
+        if !disk.names_of(inode)?.is_empty() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        let unlink = Some(disk.parent(path)?);
+        disk.change_names(NameChange { unlink, link: None });
+        Ok(())
+    }
+
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk.lock();
         disk.begin_atomic()?;
@@ -241,6 +253,11 @@ impl Fs for FaultyFs {
         !disk.stopped && (disk.lookup(path).is_ok() || disk.directory(path).is_ok())
     }
 
+    fn is_dir(&self, path: &Path) -> bool {
+        let disk = self.disk.lock();
+        !disk.stopped && disk.directory(path).is_ok()
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk.lock();
         disk.begin_atomic()?;
@@ -263,16 +280,17 @@ impl Fs for FaultyFs {
         Ok(())
     }
 
-    fn lock(&self, path: &Path, holder: &str) -> io::Result<LockOutcome> {
-        if !self.exists(path) {
+    fn lock(&self, path: &Path, holder: Option<&str>) -> io::Result<LockOutcome> {
+        if holder.is_some() && !self.exists(path) {
             self.create_new(path)?;
         }
         let mut disk = self.disk.lock();
         disk.reading()?;
+        disk.file(path)?;
         if let Some(holder) = disk.locks.get(path) {
             return Ok(LockOutcome::Busy { holder: holder.clone() });
         }
-        disk.locks.insert(path.to_owned(), holder.to_owned());
+        disk.locks.insert(path.to_owned(), holder.unwrap_or_default().to_owned());
         Ok(LockOutcome::Held(Box::new(FaultyLock { disk: self.disk.clone(), path: path.to_owned() })))
     }
 
@@ -470,11 +488,13 @@ mod tests {
         assert_eq!(fs.used_bytes(), 10);
         fs.flip_bit(Path::new("/a"), 9).unwrap();
         assert_eq!(read(&fs, "/a").unwrap(), b"1034567812");
-        let LockOutcome::Held(lock) = fs.lock(Path::new("/lock"), "me").unwrap() else { panic!("it is free") };
-        let LockOutcome::Busy { holder } = fs.lock(Path::new("/lock"), "you").unwrap() else { panic!("it is held") };
+        let LockOutcome::Held(lock) = fs.lock(Path::new("/lock"), Some("me")).unwrap() else { panic!("it is free") };
+        let LockOutcome::Busy { holder } = fs.lock(Path::new("/lock"), Some("you")).unwrap() else {
+            panic!("it is held")
+        };
         assert_eq!(holder, "me");
         drop(lock);
-        assert!(matches!(fs.lock(Path::new("/lock"), "you").unwrap(), LockOutcome::Held(_)));
+        assert!(matches!(fs.lock(Path::new("/lock"), Some("you")).unwrap(), LockOutcome::Held(_)));
         fs.stop_at_operation(fs.operations() + 2);
         fs.remove_file(Path::new("/lock")).unwrap();
         assert!(fs.remove_file(Path::new("/a")).is_err());
