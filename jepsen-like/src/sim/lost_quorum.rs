@@ -27,9 +27,9 @@ use super::{
 };
 
 /// Most operations that clients begin before the power goes.
-const OPERATIONS: usize = 80;
-/// For so long, in milliseconds.
-const TRAFFIC_MS: std::ops::Range<u64> = 20..1_200;
+const OPERATIONS: usize = 50;
+/// For so long, in milliseconds, and once more with one node that hears nobody.
+const TRAFFIC_MS: std::ops::Range<u64> = 20..800;
 /// Longest wait for the founder to lead its cluster, in simulated milliseconds.
 const BEGIN_MS_MAX: u64 = 20_000;
 /// Changing operations of the disk within which a recovery that is to lose power does so.
@@ -38,9 +38,14 @@ const POWER_CUT_WITHIN: u64 = 120;
 /// Strikes as `seed` decides, and waits until the new cluster is whole.
 pub(super) fn strike(run: &mut Run, seed: u64) -> Result<(), String> {
     let mut rng = StdRng::seed_from_u64(seed);
-    traffic(run, &mut rng)?;
-    let Some(voters) = voters(run) else { return Ok(()) };
     let nodes = run.cluster.hosts.len();
+    traffic(run, &mut rng)?;
+    // One hears nothing of what is acknowledged last, and its disk may be left.
+    let silenced = run.cluster.links.around(rng.random_range(0..nodes));
+    run.cluster.links.cut(&run.cluster.sim, &silenced);
+    traffic(run, &mut rng)?;
+    run.cluster.links.mend(&run.cluster.sim, &silenced);
+    let Some(voters) = voters(run) else { return Ok(()) };
     for node in 0..nodes {
         run.cluster.switch_off(node, Off::Power(rng.random()));
         run.workload.node_lost(&mut run.cluster, node);
