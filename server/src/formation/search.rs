@@ -29,7 +29,8 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// After a join was refused: for example until an earlier self under the same name counts as gone.
 const REFUSED_RETRY: Duration = Duration::from_millis(500);
-/// How long a majority waits for the rest before it founds a cluster: who is slow may be the one that has one.
+/// How long enough nodes wait for the rest, the planned ones and all whose address is known, before they found a cluster:
+/// who is slow may be the one that has one.
 const REST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the others leave it to the first of them.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
@@ -47,6 +48,8 @@ struct Look {
     with_cluster: Vec<(String, ClusterInfo)>,
     /// Nodes without one: address by name.
     without: BTreeMap<String, String>,
+    /// Known addresses at which nobody answered: whoever is there may have a cluster.
+    silent: Vec<String>,
     /// Where another node has this node's name.
     namesake: Option<String>,
     /// What has to be corrected, or cannot be found.
@@ -126,9 +129,10 @@ impl Node {
         search.enough_since = if enough { search.enough_since.or(Some(Instant::now())) } else { None };
         let why = search.attempt_says.clone().filter(|_| enough).or_else(|| look.problem());
         let waits = format!(
-            "waits for the other nodes: {known} of {} are there ({}){}",
+            "waits for the other nodes: {known} of {} are there ({}){}{}",
             votes_planned(&plan),
             look.names(&self.name).join(", "),
+            look.silence(),
             why.map(|why| format!("; {why}")).unwrap_or_default()
         );
         search.say(self, waits);
@@ -137,20 +141,25 @@ impl Node {
             return Ok(false);
         }
         let waited = search.enough_since.map_or(Duration::ZERO, |since| since.elapsed());
-        let all = known >= votes_planned(&plan) || waited >= REST_PATIENCE;
+        let all = (known >= votes_planned(&plan) && look.silent.is_empty()) || waited >= REST_PATIENCE;
         let first = look.is_first(&plan, &self.name) || waited >= FIRST_PATIENCE || self.is_picked_by_itself().await?;
         if !(all && first) {
             return Ok(false);
         }
         let addresses: Vec<String> = look.without.values().cloned().collect();
         let mut pause = ATTEMPT_PAUSE_MS;
-        search.attempt_says = match self.attempt_to_found(&addresses, &mut search.seen).await? {
-            Attempt::Won => {
+        let all_answer = look.silent.is_empty();
+        search.attempt_says = match self.attempt_to_found(&addresses, all_answer, &mut search.seen).await? {
+            Attempt::Won(ballot) => {
                 tracing::info!(nodes = known, "the other nodes agreed that this one founds the cluster");
                 let _turn = self.lifecycle.lock().await;
-                let mut data = self.data.lock().await;
-                self.bootstrap(&mut data).await?;
-                return Ok(true);
+                // They may have waited long for this process, which stood still or waited for its turn.
+                if self.is_granted(&addresses, ballot).await? {
+                    let mut data = self.data.lock().await;
+                    self.bootstrap(&mut data).await?;
+                    return Ok(true);
+                }
+                None
             }
             Attempt::Lost => None,
             Attempt::Misconfigured(why) => Some(why),
@@ -181,7 +190,10 @@ impl Node {
                 // This node itself, under an address that discovery gave.
                 Err(NetError::Refused(Refusal::OwnAddress)) => {}
                 Err(e @ NetError::Refused(_)) => look.problems.push(format!("the node at {address}: {e}")),
-                Err(e) => tracing::debug!(address, error = %e, "no answer yet"),
+                Err(e) => {
+                    tracing::debug!(address, error = %e, "no answer yet");
+                    look.silent.push(address.clone());
+                }
             }
         }
         look
@@ -228,6 +240,10 @@ impl Look {
 
     fn problem(&self) -> Option<String> {
         self.namesake.as_ref().or(self.problems.first()).cloned()
+    }
+
+    fn silence(&self) -> String {
+        if self.silent.is_empty() { String::new() } else { format!("; nobody answers at {}", self.silent.join(", ")) }
     }
 
     fn names(&self, me: &str) -> Vec<String> {
