@@ -1,11 +1,13 @@
 //! Join, leave, remove, transfer, replication factor: what an operator asks for. Join and leave only edit the
 //! replicated member directory and wait; the leader's reconciler alone changes the Raft membership.
 
+mod joining;
+
 use std::{sync::Arc, time::Duration};
 
 use hexkv_client::api::Code;
 use hexkv_raft_net::{
-    NetError, Refusal as NetRefusal,
+    NetError,
     rpc::{ClusterInfo, PeerError, PeerRequest, PeerResponse},
 };
 use hexkv_store::{
@@ -13,7 +15,6 @@ use hexkv_store::{
     command::Command,
     identity::{DataDir, JoinIntent, fresh_node_id},
     member::MEMBERS_MAX,
-    outcome::Outcome,
 };
 use tokio::time::Instant;
 
@@ -21,14 +22,10 @@ use crate::{config::Target, error::Error, node::Node, service::answer};
 
 /// One question to a node of another cluster.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a join waits for the other cluster to have a leader, and to take the node in.
-const ADMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a join waits until the node has its role, and a leave until the node is out.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a condition of another node is looked at while waiting.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-const JOINS_ITSELF: &str =
-    "a node cannot join itself; send the join to the node that shall join, and name a node of the other cluster";
 
 impl Node {
     /// Joins the cluster of `target`: taken into its directory as a new member, then started afresh under a new
@@ -67,7 +64,9 @@ impl Node {
                 if e.code == Code::OutcomeUnknown
                     || (resumed && matches!(e.code, Code::Unavailable | Code::NoLeader)) =>
             {
-                tracing::warn!(error = %e, "the join is finished at the next start, or by joining again");
+                if !resumed {
+                    tracing::warn!(error = %e, "the join is finished at the next start, or by joining again");
+                }
                 return Err(e);
             }
             Err(e) => {
@@ -103,14 +102,15 @@ impl Node {
             Err(e) if e.code != Code::NotFound => return Err(e),
             Ok(_) | Err(_) => {}
         }
+        // Who knows less than this node did may not even know that it became a member.
+        let known_index = self.cluster().applied_index.max(core.state.applied().map_or(0, |id| id.index));
         let deadline = Instant::now() + SETTLE_TIMEOUT;
         'waiting: loop {
             for other in &others {
                 let asked = self.network.request_as_guest(&other.raft, PeerRequest::ClusterInfo, ASK_TIMEOUT).await;
                 if let Ok((_, PeerResponse::ClusterInfo(info))) = asked
                     && info.cluster_id == self.identity().cluster_id
-                    && !info.members.is_empty()
-                    && info.members.iter().all(|m| m.node_id != core.id)
+                    && lets_go(&info, core.id, known_index)
                 {
                     break 'waiting;
                 }
@@ -220,100 +220,6 @@ impl Node {
         })
     }
 
-    async fn ask_cluster(&self, address: &str) -> Result<(NodeId, ClusterInfo), Error> {
-        match self.network.request_as_guest(address, PeerRequest::ClusterInfo, ASK_TIMEOUT).await {
-            Ok((peer, PeerResponse::ClusterInfo(info))) => Ok((peer.node_id, info)),
-            Ok((_, other)) => Err(unexpected(&other)),
-            Err(e) => Err(join_refused(address, &e)),
-        }
-    }
-
-    async fn may_join(&self, answerer: &NodeId, info: &ClusterInfo, discard_local_data: bool) -> Result<u64, Error> {
-        let identity = self.identity();
-        if *answerer == identity.node_id {
-            return Err(Error::invalid(JOINS_ITSELF));
-        }
-        let Some(cluster_id) = info.cluster_id else {
-            return Err(Error::new(
-                Code::NotInCluster,
-                "the node named in the join belongs to no cluster yet; start or join that one first",
-            ));
-        };
-        if info.members.iter().any(|m| m.node_id == identity.node_id) {
-            return Err(Error::new(Code::ClusterMismatch, "this node is a member of that cluster already"));
-        }
-        let still_member = self.position() != crate::node::Position::Outside;
-        if still_member && self.cluster().members.iter().filter(|m| !m.leaving).count() > 1 {
-            // A cluster without quorum lets nobody leave. Who gives the data up gives it up for good.
-            let stuck = self.ready().await.is_err();
-            if !stuck || !discard_local_data {
-                let hint = if stuck {
-                    "; that one has no quorum: where it was given up, join with \"discard_local_data\": true (the data is kept aside on its disk)"
-                } else {
-                    "; let it leave that one first (`client leave`)"
-                };
-                let why = format!("this node is a member of another cluster{hint}");
-                return Err(Error::new(Code::ClusterMismatch, why));
-            }
-        }
-        if self.core().is_some_and(|c| c.state.has_user_data()) && !discard_local_data {
-            return Err(Error::new(
-                Code::HasData,
-                "this node has data of its own; export it first, or join with \"discard_local_data\": true (the data is kept aside on its disk)",
-            ));
-        }
-        Ok(cluster_id)
-    }
-
-    async fn admit(&self, intent: &JoinIntent) -> Result<ClusterInfo, Error> {
-        let deadline = Instant::now() + ADMIT_TIMEOUT;
-        let mut unknown = false;
-        let mut why = String::from("it has no leader");
-        while Instant::now() < deadline {
-            let (_, info) = match self.ask_cluster(&intent.target).await {
-                Ok(answer) => answer,
-                Err(e) if unknown => return Err(Error::outcome_unknown(e.detail)),
-                Err(e) => return Err(e),
-            };
-            if info.cluster_id != Some(intent.cluster_id) {
-                return Err(Error::new(
-                    Code::ClusterMismatch,
-                    "the node that was asked has changed clusters; join again",
-                ));
-            }
-            let leader = info.leader.and_then(|id| info.members.iter().find(|m| m.node_id == id));
-            if let Some(leader) = leader {
-                let request = PeerRequest::Admit(self.as_member(intent.node_id));
-                match self.network.request_as_guest(&leader.raft, request, ADMIT_TIMEOUT).await {
-                    Ok((_, PeerResponse::Outcome(Outcome::Refused(refusal)))) => return Err(refusal.into()),
-                    Ok((peer, PeerResponse::Outcome(_))) if peer.cluster_id == Some(intent.cluster_id) => {
-                        return Ok(info);
-                    }
-                    Ok((_, PeerResponse::Outcome(_))) => why = "its leader has changed clusters".into(),
-                    Ok((_, PeerResponse::Error(e))) => {
-                        unknown |= matches!(e, PeerError::OutcomeUnknown(_));
-                        why = e.to_string();
-                    }
-                    Ok((_, other)) => return Err(unexpected(&other)),
-                    Err(e) => {
-                        unknown |= e.maybe_delivered();
-                        why = e.to_string();
-                    }
-                }
-            }
-            tokio::time::sleep(POLL_INTERVAL).await;
-        }
-        if unknown {
-            return Err(Error::outcome_unknown(format!(
-                "the other cluster did not say whether it took this node in ({why})"
-            )));
-        }
-        Err(Error::new(
-            Code::NoLeader,
-            format!("the other cluster did not take this node in ({why}); nothing was changed. Retry later"),
-        ))
-    }
-
     async fn wait_for_role(&self) -> Result<(), Error> {
         let me = self.identity().node_id;
         let settled = |info: &ClusterInfo| {
@@ -356,6 +262,11 @@ impl Node {
     }
 }
 
+/// Whether `info` is of after `index`, and has no member `id`.
+fn lets_go(info: &ClusterInfo, id: NodeId, index: u64) -> bool {
+    info.applied_index >= index && !info.members.is_empty() && info.members.iter().all(|m| m.node_id != id)
+}
+
 fn busy() -> Error {
     Error::new(
         Code::Unavailable,
@@ -367,21 +278,30 @@ fn unexpected(answer: &PeerResponse) -> Error {
     Error::new(Code::Internal, format!("unexpected answer of another node: {answer:?}"))
 }
 
-fn join_refused(address: &str, e: &NetError) -> Error {
-    match e {
-        NetError::Refused(NetRefusal::WrongCookie) => Error::new(
-            Code::ClusterMismatch,
-            format!("the node at {address} has another cookie; give both nodes the same COOKIE"),
-        ),
-        NetError::Refused(NetRefusal::OwnAddress) => Error::invalid(JOINS_ITSELF),
-        NetError::Refused(refusal) => {
-            Error::new(Code::ClusterMismatch, format!("the node at {address} refused this one: {refusal}"))
-        }
-        other => Error::new(
-            Code::Unavailable,
-            format!(
-                "the node at {address} does not answer ({other}); nothing was changed. See whether it runs and the address is its raft port"
-            ),
-        ),
+#[cfg(test)]
+mod tests {
+    use hexkv_store::member::Member;
+
+    use super::*;
+
+    #[test]
+    fn only_who_knows_as_much_as_the_one_that_leaves_lets_it_go() {
+        let member = |node_id| Member {
+            name: format!("n{node_id}@h"),
+            node_id,
+            http: String::new(),
+            raft: String::new(),
+            version: String::new(),
+            leaving: false,
+        };
+        let told = |applied_index, ids: &[NodeId]| ClusterInfo {
+            applied_index,
+            members: ids.iter().copied().map(member).collect(),
+            ..ClusterInfo::default()
+        };
+        assert!(lets_go(&told(7, &[2, 3]), 1, 7));
+        assert!(!lets_go(&told(6, &[2, 3]), 1, 7), "it may not know yet that it became a member");
+        assert!(!lets_go(&told(9, &[1, 2, 3]), 1, 7), "it is a member");
+        assert!(!lets_go(&told(9, &[]), 1, 7), "it knows nobody");
     }
 }

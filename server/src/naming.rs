@@ -104,6 +104,7 @@ impl Naming {
     pub async fn resolve(&self, target: &Target) -> Result<String, DiscoveryError> {
         if let (Finder::Gossip(gossip), None) = (&self.finder, target.port) {
             let name = target.node.to_string();
+            // The one that was heard last comes first.
             if let Some((_, raft)) = gossip.heard().into_iter().find(|(heard, _)| *heard == name) {
                 return Ok(raft);
             }

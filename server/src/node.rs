@@ -92,7 +92,7 @@ pub struct Node {
     pub tasks: TaskTracker,
     /// Files, sockets, clock and threads.
     pub environment: Environment,
-    pub(crate) data: tokio::sync::Mutex<DataDir>,
+    pub(crate) data: Arc<tokio::sync::Mutex<DataDir>>,
     identity: Arc<RwLock<Identity>>,
     core: RwLock<Option<Arc<Core>>>,
     outside: RwLock<Option<ClusterInfo>>,
@@ -134,7 +134,7 @@ impl Node {
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             environment,
-            data: tokio::sync::Mutex::new(data),
+            data: Arc::new(tokio::sync::Mutex::new(data)),
             identity,
             core: RwLock::new(None),
             outside: RwLock::new(None),

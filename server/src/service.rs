@@ -75,7 +75,7 @@ async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> R
         return Ok(PeerResponse::ClusterInfo(node.cluster()));
     }
     if let PeerRequest::Founding(request) = request {
-        return node.answer_founding(from, request);
+        return node.answer_founding(from, request).await;
     }
     let core = node.core().ok_or_else(|| PeerError::Unavailable("the node is changing clusters".into()))?;
     match request {

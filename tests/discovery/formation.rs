@@ -123,6 +123,80 @@ fn nodes_without_an_index_wait_until_as_many_as_planned_are_there() {
 }
 
 #[test]
+fn as_many_as_planned_wait_for_whoever_is_silent_at_a_known_address() {
+    let mut setup = Setup::new(Way::Dns, 3).expect("a name server works everywhere");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = silent.local_addr().expect("an address");
+    let mut records = super::service_records(&setup.cluster, 3);
+    records.push(super::service_record(super::HOSTNAME, "host1.test", address.port()));
+    setup.dns.as_ref().expect("it serves").set(&records);
+    for index in 1..=3 {
+        setup.start(index);
+    }
+    // It takes the connection, and never says a word: it may have a cluster.
+    setup.waits(3, &format!("; nobody answers at {address}"));
+    setup.waits(1, "3 of 3 are there");
+    setup.cluster.wait_formed(3);
+    setup.cluster_id();
+}
+
+/// Three nodes with a cluster, of which only the first still runs, and a fourth that was killed while it joined it.
+fn with_an_interrupted_join() -> (Setup, String) {
+    let mut setup = Setup::new(Way::Dns, 3).expect("a name server works everywhere");
+    for index in 1..=3 {
+        setup.start(index);
+    }
+    setup.cluster.wait_formed(3);
+    let id = setup.cluster_id();
+    for index in [2, 3] {
+        setup.cluster.node(index).kill();
+    }
+    let server = setup.dns.as_ref().expect("it serves").address.to_string();
+    let target = format!("127.0.0.1:{}", super::port(&setup.cluster.nodes[0].raft));
+    let fourth = setup.cluster.add();
+    set(fourth, &super::dns_settings(&server));
+    set(fourth, &[("CLUSTER_SIZE", "3")]);
+    fourth.start();
+    let noted = |node: &crate::harness::Node| {
+        let identity = std::fs::read(node.data.join("identity")).map_err(|e| e.to_string())?;
+        let found = identity.windows(target.len()).any(|part| part == target.as_bytes());
+        if found { Ok(()) } else { Err(format!("{target} is not in the identity")) }
+    };
+    eventually("a join is noted that nobody can grant", || noted(&setup.cluster.nodes[3]));
+    setup.cluster.node(4).kill();
+    noted(&setup.cluster.nodes[3]).expect("it was killed in the middle");
+    setup.cluster.node(1).kill();
+    (setup, id)
+}
+
+#[test]
+fn an_interrupted_join_goes_on_with_whoever_has_the_cluster_by_now() {
+    let (mut setup, id) = with_an_interrupted_join();
+    // Whom it asked first is gone for good.
+    for index in [2, 3, 4] {
+        setup.start(index);
+    }
+    eventually("the fourth has joined", || {
+        let node = &setup.cluster.nodes[3];
+        node.ready()?;
+        let status = node.status()?;
+        if status["cluster_id"] == id.as_str() { Ok(()) } else { Err(format!("{status}")) }
+    });
+}
+
+#[test]
+fn a_node_whose_interrupted_join_is_refused_looks_for_others() {
+    let (mut setup, id) = with_an_interrupted_join();
+    // Where it asked first there is another cluster now.
+    setup.wipe(1);
+    set(setup.cluster.node(1), &[("CLUSTER_SIZE", "1")]);
+    setup.start(1);
+    setup.start(4);
+    setup.cluster.wait_formed(2);
+    assert_ne!(setup.cluster_id(), id);
+}
+
+#[test]
 fn two_nodes_of_one_name_found_nothing_and_say_so() {
     let mut setup = Setup::new(Way::Dns, 3).expect("a name server works everywhere");
     let (name, second) = (setup.cluster.node(1).name.clone(), setup.cluster.node(2).name.clone());

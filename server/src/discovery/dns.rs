@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use hickory_resolver::{
     TokioResolver,
     config::{LookupIpStrategy, NameServerConfig, ResolverConfig},
@@ -153,17 +154,25 @@ async fn look(resolver: &TokioResolver, settings: &DnsSettings) -> Result<Vec<St
     let mut unanswered = None;
     match resolver.lookup(hostname, RecordType::SRV).await {
         Ok(answer) => {
-            for record in answer.answers() {
-                let RData::SRV(service) = &record.data else { continue };
-                let addresses = match resolver.lookup_ip(service.target.clone()).await {
-                    Ok(addresses) => addresses,
+            let services = answer.answers().iter().filter_map(|record| match &record.data {
+                RData::SRV(service) => Some(service),
+                _ => None,
+            });
+            let lookups = services
+                .take(ADDRESSES_MAX)
+                .map(|service| async move { (service, resolver.lookup_ip(service.target.clone()).await) });
+            for (service, addresses) in join_all(lookups).await {
+                match addresses {
+                    Ok(addresses) => found.extend(addresses.iter().map(|ip| with_port(ip, service.port))),
                     // The others may be there; this one is looked for again.
-                    Err(e) => {
+                    Err(e) if e.is_no_records_found() => {
                         tracing::debug!(target = %service.target, error = %e, "an SRV record's host has no address");
-                        continue;
                     }
-                };
-                found.extend(addresses.iter().map(|ip| with_port(ip, service.port)));
+                    Err(e) => unanswered = Some(no_answer(settings, &e)),
+                }
+            }
+            if let (true, Some(unanswered)) = (found.is_empty(), unanswered.take()) {
+                return Err(unanswered);
             }
             if !answer.answers().is_empty() && found.is_empty() {
                 return Err(Failure::NoSuchRecords(format!(
@@ -237,8 +246,29 @@ mod tests {
         answer
     }
 
+    /// What a name server that lost touch with others makes of `question`: it knows the services, and not where their hosts are.
+    fn answer_for_services_only(question: &[u8]) -> Vec<u8> {
+        let mut reply = answer(question);
+        let asked = question.len().min(reply.len());
+        let service = reply[3] & SERVER_FAILURE != 0;
+        reply.truncate(asked.min(question[12..].iter().position(|byte| *byte == 0).expect("a name ends") + 17));
+        (reply[3], reply[7]) = (RECURSION | if service { 0 } else { SERVER_FAILURE }, u8::from(service));
+        if service {
+            reply.extend_from_slice(&[0xc0, 12, 0, 33, 0, 1, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0x23, 0x8c]);
+            reply.extend_from_slice(b"\x04host\x04test\x00");
+        }
+        reply
+    }
+
     #[tokio::test]
-    async fn a_name_server_that_fails_for_services_is_asked_for_addresses() {
+    async fn a_name_server_that_fails_for_the_hosts_of_services_says_nothing_of_them() {
+        let settings = settings(serve(answer_for_services_only).await);
+        let found = look(&resolver(settings.server).unwrap(), &settings).await;
+        assert!(matches!(&found, Err(Failure::NoAnswer(why)) if why.contains("does not answer")), "{}", found.is_ok());
+    }
+
+    /// A name server that makes `answer` of each question.
+    async fn serve(answer: fn(&[u8]) -> Vec<u8>) -> SocketAddr {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let server = socket.local_addr().unwrap();
         tokio::spawn(async move {
@@ -247,12 +277,21 @@ mod tests {
                 socket.send_to(&answer(&question[..length]), from).await.unwrap();
             }
         });
-        let settings = DnsSettings {
+        server
+    }
+
+    fn settings(server: SocketAddr) -> DnsSettings {
+        DnsSettings {
             hostname: "nodes.test".parse().unwrap(),
             server: Some(server),
             interval: Duration::from_secs(5),
             raft_port: 9100,
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_server_that_fails_for_services_is_asked_for_addresses() {
+        let settings = settings(serve(answer).await);
         let found = look(&resolver(settings.server).unwrap(), &settings).await;
         assert_eq!(found.ok(), Some(vec!["10.1.2.3:9100".to_string()]));
     }

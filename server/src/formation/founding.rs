@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use hexkv_client::api::Code;
 use hexkv_raft_net::{
     PeerIdentity,
-    rpc::{FoundingAnswer, FoundingRequest, PeerError, PeerRequest, PeerResponse, Verdict},
+    rpc::{FoundingAnswer, FoundingRequest, PeerError, PeerRequest, PeerResponse, Plan, Verdict},
 };
 use hexkv_store::{
     StoreError,
@@ -19,11 +20,14 @@ use crate::{config::DiscoveryType, error::Error, node::Node};
 /// One question; each answer waits for a disk.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long whoever asks waits for this node's data directory: another promise may be on its way to the disk.
+const TURN_TIMEOUT: Duration = Duration::from_millis(1500);
+
 /// What came of an attempt to become the founder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Attempt {
-    /// Enough nodes agreed: this node, and no other, founds the cluster.
-    Won,
+    /// Enough nodes agreed, in this attempt: this node, and no other, founds the cluster.
+    Won(Ballot),
     /// Another node was agreed to before.
     WaitFor(Founder),
     /// Not this time.
@@ -39,11 +43,17 @@ struct Heard {
     overtaken: Option<Ballot>,
     in_cluster: bool,
     problem: Option<String>,
+    /// How many of those that were asked said nothing.
+    silent: usize,
 }
 
 impl Node {
     /// What this node answers to an attempt of node `from`.
-    pub fn answer_founding(&self, from: &PeerIdentity, request: FoundingRequest) -> Result<PeerResponse, PeerError> {
+    pub async fn answer_founding(
+        &self,
+        from: &PeerIdentity,
+        request: FoundingRequest,
+    ) -> Result<PeerResponse, PeerError> {
         if from.node_id != request.ballot.node_id {
             return Err(PeerError::Invalid("an attempt on behalf of another node".into()));
         }
@@ -53,12 +63,13 @@ impl Node {
         } else if request.plan != plan || !takes_part(&plan, &self.name) {
             Verdict::OtherPlan(plan)
         } else {
-            let data = self.data.try_lock().map_err(|_| PeerError::Unavailable("it changes clusters".into()))?;
-            let told = say(&data, |promise| agree(promise, request)).map_err(|e| {
+            let told = tokio::time::timeout(TURN_TIMEOUT, self.say(|promise| agree(promise, request))).await;
+            let told = told.map_err(|_| PeerError::Unavailable("it changes clusters, or its disk is slow".into()))?;
+            let verdict = told.map_err(|e| {
                 tracing::error!(error = %e, "a promise to another node could not be stored");
                 PeerError::Unavailable(e.to_string())
             })?;
-            told.unwrap_or(Verdict::InCluster)
+            verdict.unwrap_or(Verdict::InCluster)
         };
         let index = self.index();
         Ok(PeerResponse::Founding(FoundingAnswer { name: self.name.clone(), index, verdict }))
@@ -76,42 +87,70 @@ impl Node {
         Ok(promise.granted.is_some_and(|(_, founder)| founder.node_id == self.identity().node_id))
     }
 
-    /// Asks the nodes at `addresses` to agree that this node founds the cluster.
+    /// Asks the nodes at `addresses` to agree that this node founds the cluster. `all_answer`: there is no other address at
+    /// which a node may be.
     ///
     /// # Errors
     /// This node's own promise cannot be stored.
-    pub(super) async fn attempt_to_found(&self, addresses: &[String], seen: &mut Ballot) -> Result<Attempt, Error> {
+    pub(super) async fn attempt_to_found(
+        &self,
+        addresses: &[String],
+        all_answer: bool,
+        seen: &mut Ballot,
+    ) -> Result<Attempt, Error> {
         let plan = plan_of(&self.config);
         let me = Founder { node_id: self.identity().node_id, name: self.name.clone() };
         let own = |granted| Voice { name: self.name.clone(), index: self.index(), granted };
-        let prepared = {
-            let data = self.data.lock().await;
-            let promised = data.load_promise()?.promised;
-            let ballot = Ballot { round: promised.max(*seen).round + 1, node_id: me.node_id };
-            say(&data, |promise| promise.prepare(ballot))?.flatten().map(|granted| (ballot, granted))
+        let (highest, node_id) = (*seen, me.node_id);
+        let prepare = move |promise: &mut Promise| {
+            let ballot = Ballot { round: promise.promised.max(highest).round + 1, node_id };
+            promise.prepare(ballot).map(|granted| (ballot, granted))
         };
-        let Some((ballot, granted)) = prepared else { return Ok(Attempt::Lost) };
-        let request = |founder| FoundingRequest { ballot, plan: plan.clone(), founder };
-        let mut heard = self.ask_to_found(addresses, &request(None)).await;
+        let Some((ballot, granted)) = self.say(prepare).await?.flatten() else { return Ok(Attempt::Lost) };
+        let request = FoundingRequest { ballot, plan: plan.clone(), founder: None };
+        let mut heard = self.ask_to_found(addresses, &request).await;
         *seen = (*seen).max(heard.overtaken.unwrap_or_default());
         heard.voices.push(own(granted));
         if heard.in_cluster {
             return Ok(Attempt::Lost);
         }
-        match (choose(&me, &plan, &heard.voices), heard.problem) {
+        let all_heard = all_answer && heard.silent == 0;
+        match (choose(&me, &plan, &heard.voices, all_heard), heard.problem) {
             (Err(problem), _) | (Ok(Choice::TooFew), Some(problem)) => return Ok(Attempt::Misconfigured(problem)),
             (Ok(Choice::TooFew), None) => return Ok(Attempt::Lost),
             (Ok(Choice::WaitFor(founder)), _) => return Ok(Attempt::WaitFor(founder)),
             (Ok(Choice::Propose), _) => {}
         }
-        let agreed = say(&*self.data.lock().await, |promise| promise.grant(ballot, me.clone()))?;
-        if agreed != Some(true) {
-            return Ok(Attempt::Lost);
+        Ok(if self.is_granted(addresses, ballot).await? { Attempt::Won(ballot) } else { Attempt::Lost })
+    }
+
+    /// Asks this node and those at `addresses` to agree to attempt `ballot` of this node, or whether they still do: who
+    /// promised more to another one since, or has a cluster, refuses.
+    ///
+    /// # Errors
+    /// This node's own promise cannot be stored.
+    pub(super) async fn is_granted(&self, addresses: &[String], ballot: Ballot) -> Result<bool, Error> {
+        let plan = plan_of(&self.config);
+        let founder = Founder { node_id: ballot.node_id, name: self.name.clone() };
+        let me = founder.clone();
+        if self.say(move |promise| promise.grant(ballot, me)).await? != Some(true) {
+            return Ok(false);
         }
-        let mut heard = self.ask_to_found(addresses, &request(Some(me))).await;
-        heard.voices.push(own(None));
-        let agreed = votes(&plan, &heard.voices).unwrap_or(0);
-        Ok(if agreed >= quorum(&plan) { Attempt::Won } else { Attempt::Lost })
+        let request = FoundingRequest { ballot, plan: plan.clone(), founder: Some(founder) };
+        let mut heard = self.ask_to_found(addresses, &request).await;
+        heard.voices.push(Voice { name: self.name.clone(), index: self.index(), granted: None });
+        Ok(heard.agree(&plan))
+    }
+
+    /// Changes this node's promise; what came of it is told when the promise is on disk. None when this node has a cluster,
+    /// or is joining one.
+    async fn say<R: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Promise) -> R + Send + 'static,
+    ) -> Result<Option<R>, Error> {
+        let data = self.data.clone().lock_owned().await;
+        let stored = self.environment.driver.run(move || say(&data, change)).await;
+        Ok(stored.map_err(|e| Error::new(Code::Internal, format!("the promise was not stored: {e}")))??)
     }
 
     async fn ask_to_found(&self, addresses: &[String], request: &FoundingRequest) -> Heard {
@@ -123,9 +162,13 @@ impl Node {
             match answer {
                 Ok((_, PeerResponse::Founding(answer))) => heard.take_in(answer, &self.name),
                 Ok((peer, other)) => {
-                    tracing::debug!(%peer, answer = ?other, "no answer to an attempt to found a cluster")
+                    heard.silent += 1;
+                    tracing::debug!(%peer, answer = ?other, "no answer to an attempt to found a cluster");
                 }
-                Err(e) => tracing::debug!(error = %e, "no answer to an attempt to found a cluster"),
+                Err(e) => {
+                    heard.silent += 1;
+                    tracing::debug!(error = %e, "no answer to an attempt to found a cluster");
+                }
             }
         }
         heard
@@ -133,6 +176,11 @@ impl Node {
 }
 
 impl Heard {
+    /// Whether enough agreed, and nobody has a cluster.
+    fn agree(&self, plan: &Plan) -> bool {
+        !self.in_cluster && votes(plan, &self.voices).is_ok_and(|votes| votes >= quorum(plan))
+    }
+
     fn take_in(&mut self, FoundingAnswer { name, index, verdict }: FoundingAnswer, me: &str) {
         match verdict {
             Verdict::Promised(granted) => self.voices.push(Voice { name, index, granted }),
@@ -163,8 +211,7 @@ fn agree(promise: &mut Promise, request: FoundingRequest) -> Verdict {
     }
 }
 
-/// Changes this node's promise; what came of it is told when the promise is on disk. None when this node has a cluster, or is
-/// joining one.
+/// As [`Node::say`], on the thread that may wait for the disk.
 fn say<R>(data: &DataDir, change: impl FnOnce(&mut Promise) -> R) -> Result<Option<R>, StoreError> {
     let identity = data.identity();
     if identity.cluster_id.is_some() || identity.pending_join.is_some() {
@@ -177,4 +224,54 @@ fn say<R>(data: &DataDir, change: impl FnOnce(&mut Promise) -> R) -> Result<Opti
         data.store_promise(&promise)?;
     }
     Ok(Some(result))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `promises`, by the index of their nodes, make of `founder`'s attempt.
+    fn ask(promises: &mut [(u32, Promise)], founder: &Founder, ballot: Ballot) -> Heard {
+        let mut heard = Heard::default();
+        for (index, promise) in promises {
+            let request = FoundingRequest { ballot, plan: Plan::Indexed(3), founder: Some(founder.clone()) };
+            let answer =
+                FoundingAnswer { name: format!("n{index}"), index: Some(*index), verdict: agree(promise, request) };
+            heard.take_in(answer, &founder.name);
+        }
+        heard
+    }
+
+    #[test]
+    fn who_had_won_and_was_replaced_meanwhile_is_told_so_when_it_asks_again() {
+        let mut others = [(2, Promise::default()), (3, Promise::default())];
+        let old = Founder { node_id: 1, name: "n1".into() };
+        let new = Founder { node_id: 9, name: "n1".into() };
+        let own = Voice { name: "n1".into(), index: Some(1), granted: None };
+        let (first, second) = (Ballot { round: 1, node_id: 1 }, Ballot { round: 2, node_id: 9 });
+        for _ in 0..2 {
+            let mut heard = ask(&mut others, &old, first);
+            heard.voices.push(own.clone());
+            assert!(heard.agree(&Plan::Indexed(3)), "asking again changes nothing");
+        }
+        let mut replaced = ask(&mut others, &new, second);
+        replaced.voices.push(own.clone());
+        assert!(replaced.agree(&Plan::Indexed(3)));
+        let mut heard = ask(&mut others, &old, first);
+        heard.voices.push(own);
+        assert!(!heard.agree(&Plan::Indexed(3)), "it would found a second cluster");
+        assert_eq!(heard.overtaken, Some(second));
+    }
+
+    #[test]
+    fn nobody_founds_beside_a_node_that_has_a_cluster() {
+        let mut heard = ask(
+            &mut [(2, Promise::default()), (3, Promise::default())],
+            &Founder { node_id: 1, name: "n1".into() },
+            Ballot { round: 1, node_id: 1 },
+        );
+        assert!(heard.agree(&Plan::Indexed(3)));
+        heard.take_in(FoundingAnswer { name: "n4".into(), index: None, verdict: Verdict::InCluster }, "n1");
+        assert!(!heard.agree(&Plan::Indexed(3)));
+    }
 }

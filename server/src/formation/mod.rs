@@ -15,6 +15,7 @@ mod search;
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{FutureExt, future::BoxFuture};
 use hexkv_store::{
     command::Command,
     identity::{DataDir, Identity, JoinIntent, fresh_node_id},
@@ -22,9 +23,10 @@ use hexkv_store::{
 };
 use openraft::errors::{InitializeError, RaftError};
 
+use self::search::Search;
 use crate::{error::Error, node::Node, rebuild};
 
-/// After a join was refused: for example until an earlier self under the same name counts as gone.
+/// After a join was refused, for example until an earlier self under the same name counts as gone; or the disk failed.
 const REFUSED_RETRY: Duration = Duration::from_millis(500);
 /// Each of the first commands of a new cluster of one.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,7 +43,7 @@ impl Node {
         if let Some(intent) = join {
             drop(data);
             tracing::info!(target = intent.target, "going on with a join that was interrupted");
-            self.spawn_formation(|node| async move { node.resume_join(intent).await });
+            self.spawn_formation(|node| async move { node.resume_join().await });
             return Ok(());
         }
         let peers = data.load_peers()?;
@@ -107,34 +109,62 @@ impl Node {
         Ok(())
     }
 
-    /// Goes on with a join until it is done or refused for good: at a start of all nodes at once the others may
-    /// take a while.
-    async fn resume_join(self: &Arc<Self>, intent: JoinIntent) -> Result<(), Error> {
-        let _turn = self.lifecycle.lock().await;
-        loop {
-            match self.finish_join(intent.clone(), true).await {
-                Err(e) if self.identity().pending_join.is_some() => {
-                    tracing::warn!(error = %e, "the join is tried again");
-                    tokio::time::sleep(REFUSED_RETRY).await;
+    /// Goes on with the join that was begun, until it is done, refused for good, or another one took its place: at a start
+    /// of all nodes at once the others may take a while. After a refusal the node does what it would have done without.
+    async fn resume_join(self: &Arc<Self>) {
+        let mut search = Search::default();
+        while let Some(begun) = self.identity().pending_join {
+            // Whoever was asked first may be gone, or be elsewhere by now.
+            let found = self.look_for_others().await.of_cluster(begun.cluster_id).map(str::to_owned);
+            let turn = self.lifecycle.lock().await;
+            if self.identity().pending_join.as_ref() != Some(&begun) {
+                continue;
+            }
+            let intent = JoinIntent { target: found.unwrap_or_else(|| begun.target.clone()), ..begun.clone() };
+            let refused = match self.finish_join(intent, true).await {
+                Ok(()) => break,
+                Err(e) if self.identity().pending_join.as_ref() == Some(&begun) => {
+                    search.complain(self, format!("goes on with a join that was interrupted: {e}"));
+                    None
                 }
-                done => return done,
+                Err(e) if self.identity().cluster_id == Some(begun.cluster_id) => {
+                    tracing::warn!(error = %e, "joined; its role comes later");
+                    break;
+                }
+                Err(e) => Some(e),
+            };
+            if let Some(e) = refused {
+                tracing::warn!(error = %e, "the join that was interrupted was refused");
+                self.set_waiting(None);
+                self.form_again().await;
+                return;
+            }
+            drop(turn);
+            tokio::time::sleep(REFUSED_RETRY).await;
+        }
+        self.set_waiting(None);
+    }
+
+    /// As [`Self::form`], from the background.
+    fn form_again(self: &Arc<Self>) -> BoxFuture<'_, ()> {
+        async move {
+            if let Err(e) = self.form().await {
+                tracing::error!(error = %e, "this node has no cluster; `client join NAME@HOST` lets it join one");
             }
         }
+        .boxed()
     }
 
     fn spawn_formation<F, Fut>(self: &Arc<Self>, work: F)
     where
         F: FnOnce(Arc<Self>) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<(), Error>> + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
     {
         let node = self.clone();
         let stopping = self.stopping.clone();
         self.tasks.spawn(async move {
             tokio::select! {
-                result = work(node) => match result {
-                    Ok(()) => {}
-                    Err(e) => tracing::error!(error = %e, "this node has no cluster; `client join NAME@HOST` lets it join one"),
-                },
+                () = work(node) => {}
                 () = stopping.cancelled() => {}
             }
         });

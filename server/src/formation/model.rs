@@ -29,6 +29,8 @@ enum Flaw {
     QuorumTooSmall,
     /// What was granted before binds nobody.
     GrantsForgotten,
+    /// Who has the name of the granted founder, and another disk, takes its place once the planned number of nodes agrees.
+    EarlierSelfReplaced,
 }
 
 #[derive(Debug, Clone)]
@@ -67,14 +69,21 @@ struct World {
     plan: Plan,
     flaw: Flaw,
     nodes: Vec<Node>,
+    /// Disks that may still be lost.
+    wipes: usize,
+    /// Processes that were replaced under their name, with an empty disk, while they stood still after they had won: they
+    /// may go on at any time.
+    replaced: usize,
+    /// What those founded.
+    founded_late: BTreeSet<u64>,
     under_way: Vec<Message>,
     ids: u64,
     rng: StdRng,
 }
 
 impl World {
-    fn new(plan: Plan, nodes: usize, flaw: Flaw, seed: u64) -> Self {
-        let nodes = (0..nodes as u32)
+    fn new(Case { plan, nodes, wipes }: &Case, flaw: Flaw, seed: u64) -> Self {
+        let nodes = (0..*nodes as u32)
             .map(|i| Node {
                 name: format!("n{i}"),
                 index: i + 1,
@@ -84,7 +93,17 @@ impl World {
             })
             .collect::<Vec<_>>();
         let ids = nodes.len() as u64;
-        Self { plan, flaw, nodes, under_way: Vec::new(), ids, rng: StdRng::seed_from_u64(seed) }
+        Self {
+            plan: plan.clone(),
+            flaw,
+            nodes,
+            wipes: *wipes,
+            replaced: 0,
+            founded_late: BTreeSet::new(),
+            under_way: Vec::new(),
+            ids,
+            rng: StdRng::seed_from_u64(seed),
+        }
     }
 
     fn fresh_id(&mut self) -> u64 {
@@ -93,7 +112,7 @@ impl World {
     }
 
     fn clusters(&self) -> BTreeSet<u64> {
-        self.nodes.iter().filter_map(|node| node.disk.cluster).collect()
+        self.nodes.iter().filter_map(|node| node.disk.cluster).chain(self.founded_late.clone()).collect()
     }
 
     fn enough(&self) -> usize {
@@ -177,8 +196,12 @@ impl World {
         let me = Founder { node_id: node.disk.node_id, name: node.name.clone() };
         let Some(attempt) = node.attempt.as_mut() else { return };
         let voices: Vec<Voice> = attempt.promised.values().cloned().collect();
-        let mut choice = choose(&me, &plan, &voices).expect("every index is there once");
+        let mut choice = choose(&me, &plan, &voices, true).expect("every index is there once");
         if flaw == Flaw::QuorumTooSmall && choice == Choice::TooFew && voices.len() >= enough {
+            choice = Choice::Propose;
+        }
+        let replaces = matches!(&choice, Choice::WaitFor(founder) if founder.name == me.name);
+        if flaw == Flaw::EarlierSelfReplaced && replaces && voices.len() >= enough {
             choice = Choice::Propose;
         }
         if choice != Choice::Propose || !node.disk.promise.grant(attempt.ballot, me.clone()) {
@@ -202,7 +225,8 @@ impl World {
     }
 
     fn join(&mut self, i: usize) {
-        let cluster = self.nodes.iter().filter(|node| node.up).find_map(|node| node.disk.cluster);
+        let up = self.nodes.iter().filter(|node| node.up);
+        let cluster = up.filter_map(|node| node.disk.cluster).chain(self.founded_late.first().copied()).next();
         let node = &mut self.nodes[i];
         if node.up && node.disk.cluster.is_none() {
             node.disk.cluster = cluster;
@@ -218,13 +242,26 @@ impl World {
         }
     }
 
+    /// Its disk is lost. Sometimes the process that had it is not dead, only nobody hears of it.
     fn wipe(&mut self, i: usize) {
+        self.wipes -= 1;
+        let node = &self.nodes[i];
+        let had_won = node.up && node.attempt.as_ref().is_some_and(|attempt| attempt.won);
+        self.replaced += usize::from(had_won && self.rng.random_bool(0.5));
         self.crash(i);
         let node_id = self.fresh_id();
         self.nodes[i].disk = Disk { node_id, promise: Promise::default(), cluster: None };
     }
 
-    fn adversary(&mut self, wipes: bool) {
+    fn go_on_late(&mut self) {
+        if self.replaced > 0 {
+            self.replaced -= 1;
+            let id = self.fresh_id();
+            self.founded_late.insert(id);
+        }
+    }
+
+    fn adversary(&mut self) {
         let i = self.rng.random_range(0..self.nodes.len());
         let message = (!self.under_way.is_empty()).then(|| self.rng.random_range(0..self.under_way.len()));
         match (self.rng.random_range(0..100), message) {
@@ -241,15 +278,26 @@ impl World {
             (80..84, _) => self.found(i),
             (84..85, _) => self.join(i),
             (85..90, _) => self.crash(i),
-            (90..92, _) if wipes => self.wipe(i),
+            (90..92, _) if self.wipes > 0 => self.wipe(i),
+            (92..93, _) => self.go_on_late(),
             _ => self.nodes[i].up = true,
         }
+    }
+
+    /// Whether the founder that was granted last is nobody's any more.
+    fn founder_is_lost(&self) -> bool {
+        let newest =
+            self.nodes.iter().filter_map(|node| node.disk.promise.granted.as_ref()).max_by_key(|grant| grant.0);
+        newest.is_some_and(|(_, founder)| self.nodes.iter().all(|node| node.disk.node_id != founder.node_id))
     }
 
     /// All run, nothing is lost, each tries in turn.
     fn heal(&mut self) {
         for node in &mut self.nodes {
             node.up = true;
+        }
+        while self.replaced > 0 {
+            self.go_on_late();
         }
         for _ in 0..ROUNDS_MAX {
             for i in 0..self.nodes.len() {
@@ -264,17 +312,33 @@ impl World {
     }
 }
 
+/// What the adversary has to do with.
+#[derive(Debug)]
+struct Case {
+    plan: Plan,
+    /// How many nodes there are.
+    nodes: usize,
+    /// How many disks are lost at most.
+    wipes: usize,
+}
+
 /// The seed after which there are two clusters, or none when all is well again.
-fn first_bad_history(plan: &Plan, nodes: usize, wipes: bool, flaw: Flaw) -> Option<(u64, BTreeSet<u64>)> {
+fn first_bad_history(case: &Case, flaw: Flaw) -> Option<(u64, BTreeSet<u64>)> {
     (0..SEEDS).find_map(|seed| {
-        let mut world = World::new(plan.clone(), nodes, flaw, seed);
+        let mut world = World::new(case, flaw, seed);
         for _ in 0..STEPS {
-            world.adversary(wipes);
+            world.adversary();
             if world.clusters().len() > 1 {
                 return Some((seed, world.clusters()));
             }
         }
         world.heal();
+        if world.clusters().is_empty() && world.founder_is_lost() {
+            // What its operator is told to do then.
+            world.wipes = world.nodes.len();
+            (0..world.nodes.len()).for_each(|i| world.wipe(i));
+            world.heal();
+        }
         (world.clusters().len() != 1).then(|| (seed, world.clusters()))
     })
 }
@@ -286,31 +350,40 @@ fn listed(size: u32) -> Plan {
 #[test]
 fn never_two_clusters_and_one_when_all_is_well_again() {
     let cases = [
-        (Plan::Indexed(2), 2, false),
-        (Plan::Indexed(3), 3, false),
-        (Plan::Indexed(4), 4, false),
-        (listed(5), 5, false),
-        // All the planned nodes have to agree: disks may be lost at any time.
-        (Plan::Anyone(3), 3, true),
-        (Plan::Anyone(4), 4, true),
+        (Plan::Indexed(2), 2, 0),
+        (Plan::Indexed(3), 3, 0),
+        (Plan::Indexed(4), 4, 0),
+        (listed(5), 5, 0),
         // More nodes than planned, in whatever order they are seen.
-        (Plan::Anyone(3), 5, false),
+        (Plan::Anyone(3), 5, 0),
+        // Any two sets of `n` out of `k` nodes share `2n - k`: fewer disks than that may be lost, whoever joined.
+        (Plan::Anyone(3), 3, 2),
+        (Plan::Anyone(4), 4, 3),
+        (Plan::Anyone(3), 4, 1),
+        (Plan::Anyone(4), 5, 2),
+        (Plan::Anyone(4), 6, 1),
     ];
     for (plan, nodes, wipes) in cases {
-        let bad = first_bad_history(&plan, nodes, wipes, Flaw::Nothing);
-        assert_eq!(bad, None, "{plan:?} with {nodes} nodes, lost disks: {wipes}");
+        let case = Case { plan, nodes, wipes };
+        assert_eq!(first_bad_history(&case, Flaw::Nothing), None, "{case:?}");
     }
 }
 
 #[test]
 fn the_adversary_finds_each_flaw_in_the_rule() {
-    for (flaw, plan, nodes) in [
-        (Flaw::PromiseNotSynced, Plan::Indexed(3), 3),
-        (Flaw::QuorumTooSmall, Plan::Indexed(3), 3),
-        (Flaw::QuorumTooSmall, Plan::Anyone(3), 5),
-        (Flaw::GrantsForgotten, listed(4), 4),
+    for (flaw, plan, nodes, wipes) in [
+        (Flaw::PromiseNotSynced, Plan::Indexed(3), 3, 0),
+        (Flaw::QuorumTooSmall, Plan::Indexed(3), 3, 0),
+        (Flaw::QuorumTooSmall, Plan::Anyone(3), 5, 0),
+        (Flaw::GrantsForgotten, listed(4), 4, 0),
+        // Whoever joined beyond the planned number goes on with what the earlier self founded.
+        (Flaw::EarlierSelfReplaced, Plan::Anyone(3), 4, 1),
+        // The earlier self may still run.
+        (Flaw::EarlierSelfReplaced, Plan::Anyone(3), 3, 1),
+        // One disk too many.
+        (Flaw::Nothing, Plan::Anyone(3), 5, 1),
     ] {
-        let bad = first_bad_history(&plan, nodes, false, flaw);
-        assert!(bad.is_some(), "{flaw:?} under {plan:?} stayed unseen");
+        let case = Case { plan, nodes, wipes };
+        assert!(first_bad_history(&case, flaw).is_some(), "{flaw:?} under {case:?} stayed unseen");
     }
 }

@@ -99,13 +99,14 @@ pub fn votes(plan: &Plan, voices: &[Voice]) -> Result<usize, String> {
 
 /// What `me` may do after `voices`, its own among them, promised to refuse lower attempts.
 ///
-/// A founder that was granted before binds everybody: it may have founded already. It is free again only when it was an
-/// earlier life of `me`, whose disk is lost, and all the planned nodes say that they have no cluster: then nobody can have
-/// joined what it founded.
+/// A founder that was granted before binds everybody: it may have founded already. `me` takes the place of an earlier self,
+/// whose disk is lost, only where a majority of known nodes decides, all of these say that they have no cluster, and
+/// `all_heard`: no other node that is known of was silent. Where anyone has a vote, nodes beyond the planned number may have
+/// joined what the earlier self founded, and nobody can tell that there are none.
 ///
 /// # Errors
 /// As [`votes`].
-pub fn choose(me: &Founder, plan: &Plan, voices: &[Voice]) -> Result<Choice, String> {
+pub fn choose(me: &Founder, plan: &Plan, voices: &[Voice], all_heard: bool) -> Result<Choice, String> {
     let votes = votes(plan, voices)?;
     if votes < quorum(plan) {
         return Ok(Choice::TooFew);
@@ -114,9 +115,17 @@ pub fn choose(me: &Founder, plan: &Plan, voices: &[Voice]) -> Result<Choice, Str
     Ok(match newest {
         None => Choice::Propose,
         Some((_, founder)) if founder.node_id == me.node_id => Choice::Propose,
-        Some((_, founder)) if founder.name == me.name && votes == votes_planned(plan) => Choice::Propose,
+        Some((_, founder)) if founder.name == me.name && all_heard && nobody_joined(plan, votes) => Choice::Propose,
         Some((_, founder)) => Choice::WaitFor(founder.clone()),
     })
+}
+
+/// Whether `votes`, all of nodes without a cluster, leave nobody who could have joined one that was founded.
+fn nobody_joined(plan: &Plan, votes: usize) -> bool {
+    match plan {
+        Plan::Listed(_) | Plan::Indexed(_) => votes == votes_planned(plan),
+        Plan::Anyone(_) => false,
+    }
 }
 
 #[cfg(test)]
@@ -160,20 +169,24 @@ mod tests {
     }
 
     #[test]
-    fn who_was_granted_last_binds_unless_it_is_an_earlier_self_and_all_are_there() {
+    fn who_was_granted_last_binds_unless_it_is_an_earlier_self_and_all_are_heard() {
         let plan = Plan::Indexed(3);
         let free = [voice("a", 1, None), voice("b", 2, None)];
-        assert_eq!(choose(&me(), &plan, &free[..1]), Ok(Choice::TooFew));
-        assert_eq!(choose(&me(), &plan, &free), Ok(Choice::Propose));
+        assert_eq!(choose(&me(), &plan, &free[..1], true), Ok(Choice::TooFew));
+        assert_eq!(choose(&me(), &plan, &free, true), Ok(Choice::Propose));
         let mine = [voice("a", 1, Some((5, 1, "a"))), voice("b", 2, Some((4, 2, "b")))];
-        assert_eq!(choose(&me(), &plan, &mine), Ok(Choice::Propose), "the higher ballot counts");
+        assert_eq!(choose(&me(), &plan, &mine, true), Ok(Choice::Propose), "the higher ballot counts");
         let theirs = [voice("a", 1, Some((3, 1, "a"))), voice("b", 2, Some((4, 2, "b")))];
         let b = Founder { node_id: 2, name: "b".into() };
-        assert_eq!(choose(&me(), &plan, &theirs), Ok(Choice::WaitFor(b)));
+        assert_eq!(choose(&me(), &plan, &theirs, true), Ok(Choice::WaitFor(b)));
         let earlier = [voice("a", 1, None), voice("b", 2, Some((4, 77, "a")))];
         let gone = Founder { node_id: 77, name: "a".into() };
-        assert_eq!(choose(&me(), &plan, &earlier), Ok(Choice::WaitFor(gone)), "c may have joined it");
+        assert_eq!(choose(&me(), &plan, &earlier, true), Ok(Choice::WaitFor(gone.clone())), "c may have joined it");
         let all = [earlier[0].clone(), earlier[1].clone(), voice("c", 3, None)];
-        assert_eq!(choose(&me(), &plan, &all), Ok(Choice::Propose));
+        assert_eq!(choose(&me(), &plan, &all, true), Ok(Choice::Propose));
+        let silent = choose(&me(), &plan, &all, false);
+        assert_eq!(silent, Ok(Choice::WaitFor(gone.clone())), "whoever is silent may have joined it");
+        let anyone = choose(&me(), &Plan::Anyone(3), &all, true);
+        assert_eq!(anyone, Ok(Choice::WaitFor(gone)), "nodes beyond the planned number may have joined it");
     }
 }

@@ -12,6 +12,7 @@ use hexkv_store::{entropy, founding::Ballot};
 use tokio::time::Instant;
 
 use super::{
+    REFUSED_RETRY,
     founding::Attempt,
     rule::{plan_of, quorum, takes_part, votes_planned},
 };
@@ -27,9 +28,8 @@ const NODE_NAME_STEM: &str = "hex_hub";
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 /// Between two looks for the other nodes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// After a join was refused: for example until an earlier self under the same name counts as gone.
-const REFUSED_RETRY: Duration = Duration::from_millis(500);
-/// How long a majority waits for the rest before it founds a cluster: who is slow may be the one that has one.
+/// How long enough nodes wait for the rest, the planned ones and all whose address is known, before they found a cluster:
+/// who is slow may be the one that has one.
 const REST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the others leave it to the first of them.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
@@ -42,11 +42,13 @@ const REMINDER_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What a look at the other nodes gave.
 #[derive(Default)]
-struct Look {
+pub(super) struct Look {
     /// Nodes with a cluster, by address.
     with_cluster: Vec<(String, ClusterInfo)>,
     /// Nodes without one: address by name.
     without: BTreeMap<String, String>,
+    /// Known addresses at which nobody answered: whoever is there may have a cluster.
+    silent: Vec<String>,
     /// Where another node has this node's name.
     namesake: Option<String>,
     /// What has to be corrected, or cannot be found.
@@ -55,7 +57,7 @@ struct Look {
 
 /// What is remembered between two looks.
 #[derive(Default)]
-struct Search {
+pub(super) struct Search {
     /// Since when enough nodes without a cluster answer.
     enough_since: Option<Instant>,
     /// The highest attempt that was heard of.
@@ -68,7 +70,7 @@ struct Search {
 
 impl Node {
     /// Looks until this node has a cluster.
-    pub(super) async fn find_or_found(self: &Arc<Self>) -> Result<(), Error> {
+    pub(super) async fn find_or_found(self: &Arc<Self>) {
         tracing::info!(
             size = self.config.cluster_size,
             discovery = self.config.discovery.word(),
@@ -85,10 +87,14 @@ impl Node {
                 }
                 REFUSED_RETRY
             } else {
-                if self.found_if_sure(&look, &mut search).await? {
-                    break;
+                match self.found_if_sure(&look, &mut search).await {
+                    Ok(true) => break,
+                    Ok(false) => LOOK_INTERVAL,
+                    Err(e) => {
+                        search.attempt_failed(&e);
+                        REFUSED_RETRY
+                    }
                 }
-                LOOK_INTERVAL
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -100,7 +106,6 @@ impl Node {
             }
         }
         self.set_waiting(None);
-        Ok(())
     }
 
     /// None when the node has a cluster now; else why not.
@@ -126,9 +131,10 @@ impl Node {
         search.enough_since = if enough { search.enough_since.or(Some(Instant::now())) } else { None };
         let why = search.attempt_says.clone().filter(|_| enough).or_else(|| look.problem());
         let waits = format!(
-            "waits for the other nodes: {known} of {} are there ({}){}",
+            "waits for the other nodes: {known} of {} are there ({}){}{}",
             votes_planned(&plan),
             look.names(&self.name).join(", "),
+            look.silence(),
             why.map(|why| format!("; {why}")).unwrap_or_default()
         );
         search.say(self, waits);
@@ -137,27 +143,31 @@ impl Node {
             return Ok(false);
         }
         let waited = search.enough_since.map_or(Duration::ZERO, |since| since.elapsed());
-        let all = known >= votes_planned(&plan) || waited >= REST_PATIENCE;
+        let all = (known >= votes_planned(&plan) && look.silent.is_empty()) || waited >= REST_PATIENCE;
         let first = look.is_first(&plan, &self.name) || waited >= FIRST_PATIENCE || self.is_picked_by_itself().await?;
         if !(all && first) {
             return Ok(false);
         }
         let addresses: Vec<String> = look.without.values().cloned().collect();
         let mut pause = ATTEMPT_PAUSE_MS;
-        search.attempt_says = match self.attempt_to_found(&addresses, &mut search.seen).await? {
-            Attempt::Won => {
+        let all_answer = look.silent.is_empty();
+        search.attempt_says = match self.attempt_to_found(&addresses, all_answer, &mut search.seen).await? {
+            Attempt::Won(ballot) => {
                 tracing::info!(nodes = known, "the other nodes agreed that this one founds the cluster");
                 let _turn = self.lifecycle.lock().await;
-                let mut data = self.data.lock().await;
-                self.bootstrap(&mut data).await?;
-                return Ok(true);
+                // They may have waited long for this process, which stood still or waited for its turn.
+                if self.is_granted(&addresses, ballot).await? {
+                    self.found(search).await;
+                    return Ok(true);
+                }
+                None
             }
             Attempt::Lost => None,
             Attempt::Misconfigured(why) => Some(why),
             Attempt::WaitFor(founder) => {
                 pause = FOUNDER_PAUSE_MS;
                 Some(format!(
-                    "{} was picked to found the cluster, and may have done so: start it. If it is gone for good with its disk, stop the nodes that wait, remove their data directories, which hold nothing yet, and start them again",
+                    "{} was picked to found the cluster, and may have done so: start it. If it is gone for good with its disk and no node has a cluster, stop the nodes that wait, remove their data directories, which hold nothing yet, and start them again",
                     founder.name
                 ))
             }
@@ -166,7 +176,20 @@ impl Node {
         Ok(false)
     }
 
-    async fn look_for_others(&self) -> Look {
+    /// Founds the cluster, as the others agreed. They wait for this node, so that it goes on until that is done.
+    async fn found(&self, search: &mut Search) {
+        loop {
+            let founded = {
+                let mut data = self.data.lock().await;
+                self.bootstrap(&mut data).await
+            };
+            let Err(e) = founded else { return };
+            search.complain(self, format!("waits until it can found the cluster, as the other nodes agreed: {e}"));
+            tokio::time::sleep(REFUSED_RETRY).await;
+        }
+    }
+
+    pub(super) async fn look_for_others(&self) -> Look {
         let places = self.naming.places(self.expected_peers()).await;
         let asked = places.addresses.iter().map(|address| async move {
             (address, self.network.request_as_guest(address, PeerRequest::ClusterInfo, ASK_TIMEOUT).await)
@@ -181,7 +204,10 @@ impl Node {
                 // This node itself, under an address that discovery gave.
                 Err(NetError::Refused(Refusal::OwnAddress)) => {}
                 Err(e @ NetError::Refused(_)) => look.problems.push(format!("the node at {address}: {e}")),
-                Err(e) => tracing::debug!(address, error = %e, "no answer yet"),
+                Err(e) => {
+                    tracing::debug!(address, error = %e, "no answer yet");
+                    look.silent.push(address.clone());
+                }
             }
         }
         look
@@ -226,8 +252,17 @@ impl Look {
         largest.map(|(address, _)| address.as_str())
     }
 
+    /// Where a node of cluster `id` is.
+    pub(super) fn of_cluster(&self, id: u64) -> Option<&str> {
+        self.with_cluster.iter().find(|(_, info)| info.cluster_id == Some(id)).map(|(address, _)| address.as_str())
+    }
+
     fn problem(&self) -> Option<String> {
         self.namesake.as_ref().or(self.problems.first()).cloned()
+    }
+
+    fn silence(&self) -> String {
+        if self.silent.is_empty() { String::new() } else { format!("; nobody answers at {}", self.silent.join(", ")) }
     }
 
     fn names(&self, me: &str) -> Vec<String> {
@@ -244,12 +279,35 @@ impl Look {
 
 impl Search {
     /// Tells, in the log and in answers, what the node waits for.
-    fn say(&mut self, node: &Node, text: String) {
-        let news = self.logged.as_ref().is_none_or(|(last, at)| *last != text || at.elapsed() >= REMINDER_INTERVAL);
-        if news {
+    pub(super) fn say(&mut self, node: &Node, text: String) {
+        if self.is_news(&text) {
             tracing::info!("{text}");
-            self.logged = Some((text.clone(), Instant::now()));
         }
         node.set_waiting(Some(text));
+    }
+
+    /// As [`Self::say`], of what should not be.
+    pub(super) fn complain(&mut self, node: &Node, text: String) {
+        if self.is_news(&text) {
+            tracing::warn!("{text}");
+        }
+        node.set_waiting(Some(text));
+    }
+
+    /// What the node promised could not be stored: others were told nothing.
+    fn attempt_failed(&mut self, e: &Error) {
+        let says = format!("an attempt to found the cluster failed and is made again: {e}");
+        if self.attempt_says.as_ref() != Some(&says) {
+            tracing::warn!("{says}");
+            self.attempt_says = Some(says);
+        }
+    }
+
+    fn is_news(&mut self, text: &str) -> bool {
+        let news = self.logged.as_ref().is_none_or(|(last, at)| *last != text || at.elapsed() >= REMINDER_INTERVAL);
+        if news {
+            self.logged = Some((text.to_owned(), Instant::now()));
+        }
+        news
     }
 }

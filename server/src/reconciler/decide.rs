@@ -10,6 +10,10 @@ use hexkv_store::{NodeId, member::Member};
 /// A learner that lacks at most this many entries has caught up: one more append brings it level.
 pub(super) const CAUGHT_UP_ENTRIES: u64 = 64;
 
+/// How long a learner that has caught up waits for another one, so that the number of voters stays odd: a snapshot of some
+/// GiB is installed by then, or never.
+pub(super) const ODD_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// What the reconciler decides on.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
@@ -31,6 +35,8 @@ pub struct Facts {
     pub silent: BTreeMap<NodeId, Duration>,
     /// After so long another member is to take a silent one's seat; None = never.
     pub replace_after: Option<Duration>,
+    /// For how long a change of the voters has been put off for an odd number of them ([`waits_for_odd`]).
+    pub put_off: Duration,
 }
 
 impl Facts {
@@ -81,12 +87,9 @@ pub fn next_step(facts: &Facts) -> Option<Step> {
     if let Some(new) = desired.iter().find(|id| !voters.contains(id) && !facts.learners.contains(id)) {
         return Some(Step::AddLearner(*new));
     }
-    let ready: BTreeSet<NodeId> =
-        desired.iter().filter(|id| voters.contains(id) || facts.caught_up(id)).copied().collect();
-    if would_be_even(voters, &desired, &ready) {
-        return None;
-    }
-    if let Some(step) = change_voters(facts, voters, &desired, &ready) {
+    let ready = ready_voters(facts, voters, &desired);
+    let put_off = would_be_even(voters, &desired, &ready) && facts.put_off <= ODD_WAIT_MAX;
+    if !put_off && let Some(step) = change_voters(facts, voters, &desired, &ready) {
         return Some(step);
     }
     let surplus: BTreeSet<NodeId> = facts.learners.iter().filter(|id| !desired.contains(id)).copied().collect();
@@ -126,11 +129,25 @@ fn change_voters(
     is_majority(&facts.reachable, &target).then_some(Step::SetVoters(target))
 }
 
+/// Those of `desired` that vote, or could at once.
+fn ready_voters(facts: &Facts, voters: &BTreeSet<NodeId>, desired: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    desired.iter().filter(|id| voters.contains(id) || facts.caught_up(id)).copied().collect()
+}
+
+/// Whether a learner that has caught up waits for the others that learn, for [`ODD_WAIT_MAX`] at most.
+pub(super) fn waits_for_odd(facts: &Facts) -> bool {
+    facts.voter_sets.last().is_some_and(|voters| {
+        let desired = desired_voters(facts, voters);
+        would_be_even(voters, &desired, &ready_voters(facts, voters, &desired))
+    })
+}
+
 /// Whether to wait for the others that learn: an even number of voters survives no more losses than one voter less, and
-/// needs one more to agree.
+/// needs one more to agree. One voter alone is what is to end soon: what it acknowledges is nowhere else.
 fn would_be_even(voters: &BTreeSet<NodeId>, desired: &BTreeSet<NodeId>, ready: &BTreeSet<NodeId>) -> bool {
     let next = voters.union(ready).count();
-    ready != desired && next > voters.len() && next.is_multiple_of(2) && voters.len() % 2 == 1
+    let grows = ready != desired && next > voters.len();
+    grows && next.is_multiple_of(2) && voters.len() % 2 == 1 && voters.len() > 1
 }
 
 /// Voters of whom no majority answers could never commit their own configuration.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use hexkv_store::NodeId;
 
-use super::decide::{CAUGHT_UP_ENTRIES, Facts, Step, desired_voters, is_majority};
+use super::decide::{CAUGHT_UP_ENTRIES, Facts, ODD_WAIT_MAX, Step, desired_voters, is_majority, waits_for_odd};
 
 /// What there is to say about the membership, the most important first. Never empty.
 pub(super) fn explain(facts: &Facts) -> Vec<String> {
@@ -38,6 +38,10 @@ pub(super) fn explain(facts: &Facts) -> Vec<String> {
             ),
             None => format!("{} is to vote, and is given the data", name(facts, *id)),
         });
+    }
+    if waits_for_odd(facts) && facts.put_off <= ODD_WAIT_MAX {
+        let left = seconds(ODD_WAIT_MAX.saturating_sub(facts.put_off));
+        said.push(format!("whoever has the data waits up to {left} for the others, so that an odd number votes"));
     }
     if due % 2 == 0 {
         let fewer = due - 1;

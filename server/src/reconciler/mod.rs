@@ -34,7 +34,7 @@ use openraft::{ChangeMembers, async_runtime::WatchReceiver, raft::Precondition};
 use tokio::time::Instant;
 
 use self::{
-    decide::{Facts, Step, is_majority, next_step},
+    decide::{Facts, Step, is_majority, next_step, waits_for_odd},
     explain::{explain, told},
     silence::Silence,
 };
@@ -56,6 +56,7 @@ pub async fn run(node: Arc<Node>, core: Arc<Core>) {
     let mut directory = core.state.directory_watch();
     let mut last_refusal = String::new();
     let mut silence = Silence::default();
+    let mut put_off_since = None;
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
@@ -64,9 +65,12 @@ pub async fn run(node: Arc<Node>, core: Arc<Core>) {
         }
         if !core.is_leader() && !mutants::active(Mutant::SilenceOutlivesLeadership) {
             silence.forget();
+            put_off_since = None;
         }
         while core.is_leader() && !core.cancel.is_cancelled() {
-            let Some((facts, decided_on)) = look(&node, &core, &mut silence) else { break };
+            let Some((mut facts, decided_on)) = look(&node, &core, &mut silence) else { break };
+            put_off_since = waits_for_odd(&facts).then(|| put_off_since.unwrap_or_else(Instant::now));
+            facts.put_off = put_off_since.map_or(Duration::ZERO, |since| since.elapsed());
             core.explanation.write().remarks = explain(&facts);
             let Some(step) = next_step(&facts) else { break };
             tracing::info!(?step, "membership step");
@@ -132,6 +136,7 @@ fn look(node: &Node, core: &Core, silence: &mut Silence) -> Option<(Facts, Membe
         reachable,
         silent: silence.all().clone(),
         replace_after: node.config.replace_after,
+        put_off: Duration::ZERO,
         members,
     };
     // A cluster that is being founded has a voter before it has a directory.

@@ -37,6 +37,7 @@ fn facts(members: &[(NodeId, bool)], voters: &[NodeId], learners: &[NodeId], rf:
         reachable: members.iter().map(|(id, _)| *id).collect(),
         silent: BTreeMap::new(),
         replace_after: Some(LIMIT),
+        put_off: Duration::ZERO,
     }
 }
 
@@ -195,14 +196,42 @@ fn without_a_majority_nothing_is_done() {
 
 #[test]
 fn the_voters_grow_from_one_odd_number_to_the_next() {
+    let members = [(1, false), (2, false), (3, false), (4, false), (5, false)];
+    let mut f = facts(&members, &[1, 2, 3], &[4, 5], 5);
+    f.lag_entries.insert(4, 0);
+    assert_eq!(next_step(&f), None, "four voters survive no more losses than three");
+    assert!(waits_for_odd(&f) && says(&f, &["waits up to 60.0 s", "an odd number votes"]));
+    f.put_off = ODD_WAIT_MAX;
+    assert_eq!(next_step(&f), None);
+    f.put_off = ODD_WAIT_MAX + Duration::from_millis(1);
+    assert_eq!(next_step(&f), Some(Step::SetVoters(set(&[1, 2, 3, 4]))), "the fifth may never have the data");
+    f.put_off = Duration::ZERO;
+    f.lag_entries.insert(5, 0);
+    assert_eq!(next_step(&f), Some(Step::SetVoters(set(&[1, 2, 3, 4, 5]))));
+    f.reachable = set(&[1, 2, 3, 4]);
+    f.learners = set(&[4]);
+    assert_eq!(next_step(&f), Some(Step::SetVoters(set(&[1, 2, 3, 4]))), "there is no fifth to wait for");
+}
+
+#[test]
+fn a_voter_alone_waits_for_nobody_but_the_first_that_has_the_data() {
     let mut f = facts(&[(1, false), (2, false), (3, false)], &[1], &[2, 3], 3);
+    assert_eq!(next_step(&f), None);
     f.lag_entries.insert(2, 0);
-    assert_eq!(next_step(&f), None, "two voters survive no more losses than one");
+    assert_eq!(next_step(&f), Some(Step::SetVoters(set(&[1, 2]))), "what one acknowledges alone is lost with its disk");
     f.lag_entries.insert(3, 0);
     assert_eq!(next_step(&f), Some(Step::SetVoters(set(&[1, 2, 3]))));
-    f.reachable = set(&[1, 2]);
-    f.learners = set(&[2]);
-    assert_eq!(next_step(&f), Some(Step::SetVoters(set(&[1, 2]))), "there is no third to wait for");
+}
+
+#[test]
+fn who_waits_for_an_odd_number_goes_on_with_everything_else() {
+    let members = [(1, false), (2, false), (3, false), (4, false), (5, false), (6, true), (7, true)];
+    let mut f = facts(&members, &[1, 2, 3], &[4, 5, 6], 5);
+    f.lag_entries.insert(4, 0);
+    assert!(waits_for_odd(&f));
+    assert_eq!(next_step(&f), Some(Step::DropLearners(set(&[6]))));
+    f.learners = set(&[4, 5]);
+    assert!(matches!(next_step(&f), Some(Step::Forget(6 | 7))), "{:?}", next_step(&f));
 }
 
 /// Whether one of the sentences about `facts` has all of `parts`.

@@ -19,7 +19,11 @@ use std::{
 use hexkv_raft_net::Cookie;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{net::UdpSocket, task::JoinHandle, time::Instant};
+use tokio::{
+    net::UdpSocket,
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
@@ -145,6 +149,8 @@ struct Voice {
 impl Voice {
     async fn run(mut self) {
         let mut turn = tokio::time::interval(INTERVAL);
+        // A process that stood still has nothing to make up for.
+        turn.set_missed_tick_behavior(MissedTickBehavior::Skip);
         // One byte more than allowed, so that what is too long is seen to be.
         let mut buffer = [0; PACKET_BYTES_MAX + 1];
         loop {

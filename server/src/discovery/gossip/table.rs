@@ -1,6 +1,6 @@
 //! Who was heard, and what is ignored.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use hexkv_raft_net::Cookie;
 use tokio::time::Instant;
@@ -95,10 +95,13 @@ impl Table {
         }
     }
 
-    /// Names and raft ports of those that were heard lately.
+    /// Names and raft ports of those that were heard lately, the last first: of a node that was started again its earlier
+    /// self may still be remembered, at an address where nobody is.
     pub(super) fn heard(&self, now: Instant) -> Vec<(String, String)> {
         let lately = self.senders.values().filter(|sender| now.duration_since(sender.heard) <= SILENCE_MAX);
-        lately.map(|sender| (sender.name.clone(), sender.raft.clone())).collect()
+        let mut lately: Vec<&Sender> = lately.collect();
+        lately.sort_by_key(|sender| Reverse(sender.heard));
+        lately.into_iter().map(|sender| (sender.name.clone(), sender.raft.clone())).collect()
     }
 
     pub(super) fn describe(&self, now: Instant) -> String {
@@ -158,6 +161,19 @@ mod tests {
         let own = packet(99, 1, NOW_MS).sign(&cookie());
         table.take_in(&own, &cookie(), NOW_MS, now);
         assert_eq!(table.heard(now).len(), 1, "itself");
+    }
+
+    #[test]
+    fn the_later_self_of_a_node_comes_first() {
+        for (earlier, later) in [(1, 2), (2, 1)] {
+            let (mut table, began) = (Table::new(99), Instant::now());
+            let of = |session| Announcement { name: "n@h".into(), ..packet(session, 1, NOW_MS) };
+            table.take_in(&of(earlier).sign(&cookie()), &cookie(), NOW_MS, began);
+            table.take_in(&of(later).sign(&cookie()), &cookie(), NOW_MS, began + Duration::from_secs(1));
+            let heard = table.heard(began + Duration::from_secs(2));
+            assert_eq!(heard.len(), 2, "both are remembered");
+            assert_eq!(heard[0], ("n@h".to_owned(), format!("h:{later}")));
+        }
     }
 
     #[test]
