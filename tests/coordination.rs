@@ -5,7 +5,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Cluster, Events, binary, delete, eventually, get, json as request_with, request};
+use crate::harness::{Answer, Cluster, Events, begin, binary, delete, eventually, get, json as request_with, request};
 
 fn ask(address: &str, method: &str, target: &str, body: Option<&Value>) -> Answer {
     let wanted = match (method, body) {
@@ -237,6 +237,77 @@ fn a_name_has_one_owner_until_its_lease_ends() {
     assert!(once.status.success(), "{}", text(&once));
     assert!(text(&client(&nodes[0], &["registry"]).output().unwrap()).contains("a:1"));
     assert!(client(&nodes[0], &["unregister", "x"]).status().unwrap().success());
+}
+
+/// Places of a line are records with random keys, of which one page shows some. The texts are so large that a thousand places
+/// take two pages.
+#[test]
+fn a_line_is_seen_whole_and_is_never_longer_than_it_may_be() {
+    const PLACES_MAX: usize = 1_000;
+    let mut cluster = Cluster::start(1);
+    let node = cluster.node(1).http.clone();
+    // Six bytes each, as JSON.
+    let long = |characters: usize| "\u{1}".repeat(characters);
+    let stand = |at: usize| {
+        let body =
+            json!({"candidate": format!("{at} {}", long(300)), "value": long(1_024), "ttl": "1h", "wait": "10m"});
+        request_with("POST", "/api/elections/e", &body)
+    };
+    let candidates = || done(&node, "GET", "/api/elections/e", None)["candidates"].as_array().expect("a list").len();
+    let leader = request(&node, &stand(0)).expect("an answer");
+    assert_eq!(leader.status, 200, "{leader:?}");
+    // A place with an idempotency key stays when its connection closes.
+    let keyed = |at: usize| stand(at).with("Idempotency-Key", &format!("place-{at}"));
+    let full_but = 20;
+    // Each place is one change.
+    let revision = || number(&done(&node, "GET", "/api/cluster/status", None), "revision");
+    let led = revision();
+    let mut sent = 1;
+    while sent < PLACES_MAX - full_but {
+        // One alone, which is second for sure.
+        let until = if sent == 1 { 2 } else { (sent + 100).min(PLACES_MAX - full_but) };
+        let waiting: Vec<_> = (sent..until).map(|at| begin(&node, &keyed(at))).collect();
+        eventually("they stand in line", || match revision() - led {
+            standing if standing == until as u64 - 1 => Ok(()),
+            standing => Err(format!("{standing} of {}", until - 1)),
+        });
+        drop(waiting);
+        sent = until;
+    }
+    // All of them see a line with room for some.
+    let burst: Vec<_> = (sent..sent + 3 * full_but)
+        .map(|at| {
+            let (node, stand) = (node.clone(), stand(at));
+            thread::spawn(move || request(&node, &stand))
+        })
+        .collect();
+    eventually("the others were refused", || match burst.iter().filter(|asked| asked.is_finished()).count() {
+        finished if finished == 2 * full_but => Ok(()),
+        finished => Err(format!("{finished} were refused")),
+    });
+    assert_eq!(candidates(), PLACES_MAX - 1);
+    let token = json!({"token": leader.json()["token"]});
+    done(&node, "POST", "/api/elections/e/renew", Some(&token));
+    // Who stands in the line finds its place in a full one, and nobody else one.
+    let late = request(&node, &stand(PLACES_MAX).with("Idempotency-Key", "late")).expect("an answer");
+    assert_eq!((late.status, late.problem().as_str()), (429, "overloaded"), "{late:?}");
+    let before = revision();
+    let again = {
+        let (node, second) = (node.clone(), keyed(1));
+        thread::spawn(move || request(&node, &second).expect("an answer"))
+    };
+    eventually("it waits on", || match (again.is_finished(), revision()) {
+        (false, revision) if revision == before => Err("nothing changed".to_owned()),
+        _ => Ok(()),
+    });
+    done(&node, "DELETE", &format!("/api/elections/e?token={}", token["token"].as_str().expect("a token")), None);
+    let second = again.join().expect("joined");
+    assert_eq!(second.status, 200, "{second:?}");
+    assert_eq!(second.headers.get("idempotent-replay").map(String::as_str), Some("true"), "{second:?}");
+    // The burst's waiters end with the node.
+    cluster.node(1).kill();
+    let refused = burst.into_iter().filter_map(|asked| asked.join().expect("joined").ok());
+    assert!(refused.filter(|answer| answer.problem() == "overloaded").count() == 2 * full_but);
 }
 
 #[test]

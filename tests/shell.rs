@@ -104,3 +104,29 @@ fn an_election_is_observed_through_whichever_node_lives() {
     observing.wait().expect("it ended");
     reader.join().expect("the reader ends").expect("all lines are taken");
 }
+
+#[test]
+fn an_election_is_observed_through_a_time_in_which_no_node_lives() {
+    let mut cluster = Cluster::start(1);
+    let http = cluster.node(1).http.clone();
+    let mut observing = Command::new(binary("client"));
+    observing.args(["--endpoints", &http, "elect", "e", "--observe"]);
+    let mut observing = observing.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the client starts");
+    let mut told = BufReader::new(observing.stdout.take().expect("piped")).lines();
+    let mut said = BufReader::new(observing.stderr.take().expect("piped")).lines();
+    assert_eq!(told.next().expect("a line").expect("text"), "nobody leads");
+    cluster.node(1).kill();
+    let waiting = said.find(|line| line.as_ref().is_ok_and(|line| line.ends_with("trying on")));
+    assert!(waiting.is_some(), "it gave up: {:?}", observing.wait());
+    cluster.node(1).start();
+    let body = serde_json::json!({"candidate": "a", "ttl": "10m"});
+    let campaign = crate::harness::json("POST", "/api/elections/e", &body);
+    crate::harness::eventually("a leads", || match crate::harness::request(&http, &campaign)? {
+        answer if answer.status == 200 => Ok(()),
+        answer => Err(format!("{answer:?}")),
+    });
+    let next = told.next().expect("a line").expect("text");
+    assert!(next.starts_with("a leads"), "{next}");
+    observing.kill().expect("it is ended");
+    observing.wait().expect("it ended");
+}

@@ -106,6 +106,32 @@ fn the_configuration_table_in_the_readme_is_the_servers() {
 }
 
 #[test]
+fn the_tables_of_errors_have_every_code() {
+    let source = std::fs::read_to_string(root().join("client/src/api/mod.rs")).unwrap();
+    let (_, variants) = source.split_once("pub enum Code {").expect("the codes");
+    let (variants, _) = variants.split_once('}').expect("their end");
+    let names = variants.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("///"));
+    let snake_case = |name: &str| {
+        let letters = name.trim_end_matches(',').chars();
+        let words: String =
+            letters.map(|c| if c.is_uppercase() { format!("_{}", c.to_lowercase()) } else { c.to_string() }).collect();
+        words.trim_start_matches('_').to_owned()
+    };
+    let codes: Vec<String> = names.map(snake_case).collect();
+    assert!(codes.len() > 20, "{codes:?}");
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let (readme, reference) = (read("README.md"), read("docs/api.md"));
+    for code in codes {
+        let known: hexkv_client::api::Code = serde_json::from_value(code.as_str().into()).expect("a code");
+        let status = known.status();
+        let mut rows = readme.lines().filter(|row| row.contains(&format!("| {status} |")));
+        assert!(rows.any(|row| row.contains(&format!("`{code}`"))), "README.md lacks {code} at {status}");
+        let mut rows = reference.lines().filter(|row| row.starts_with(&format!("| {status} |")));
+        assert!(rows.any(|row| row.contains(&format!("`{code}`"))), "docs/api.md lacks {code} at {status}");
+    }
+}
+
+#[test]
 fn the_server_has_no_mutant_in_it() {
     let binary = std::fs::read(crate::harness::binary("server")).unwrap();
     let holds = |text: &str| binary.windows(text.len()).any(|bytes| bytes == text.as_bytes());

@@ -247,6 +247,9 @@ fn a_cut_or_altered_file_is_refused_before_anything_changes() {
             );
         }
     }
+    let refused = client(&target, &["--timeout", "5m", "import", &file.display().to_string()]);
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    assert!(said(&refused).contains("4m at most") && said(&refused).contains("nothing was sent"), "{}", said(&refused));
     assert_eq!(revision(&target), 0, "nothing was changed");
 
     // Stdin that is a file is checked first as well.
@@ -314,6 +317,34 @@ fn a_compaction_in_the_middle_of_an_export_is_said() {
     assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
     assert_eq!(std::fs::read_to_string(&file).expect("text"), "kept", "only a whole export takes its place");
     assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 1, "nothing is left beside it");
+}
+
+#[test]
+fn two_exports_do_not_write_one_file_and_an_interrupted_one_leaves_nothing() {
+    // It takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let silent = silent.local_addr().expect("its address").to_string();
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("all.jsonl").display().to_string();
+    let export = ["--timeout", "3m", "export", "--file", &file];
+    let first = start(&silent, &export);
+    crate::harness::eventually("it has begun", || {
+        let begun = std::fs::read_dir(dir.path()).expect("the directory").count() == 1;
+        if begun { Ok(()) } else { Err("nothing yet".to_string()) }
+    });
+    // That there is a file comes before that it is locked: whoever comes second is refused or is the first one.
+    let mut cluster = Cluster::start(1);
+    let http = cluster.node(1).http.clone();
+    let second = client(&http, &["export", "--file", &file]);
+    assert_eq!(second.status.code(), Some(1), "{}", said(&second));
+    assert!(said(&second).contains("another one is writing"), "{}", said(&second));
+    let id = rustix::process::Pid::from_raw(i32::try_from(first.id()).expect("an id")).expect("an id");
+    rustix::process::kill_process(id, rustix::process::Signal::INT).expect("it is interrupted");
+    let first = first.wait_with_output().expect("it ends");
+    assert_eq!(first.status.code(), Some(1), "{}", said(&first));
+    assert!(said(&first).contains("interrupted; nothing was exported"), "{}", said(&first));
+    assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 0, "nothing is left");
+    must(client(&http, &["export", "--file", &file]));
 }
 
 #[test]

@@ -17,6 +17,10 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Batches that are under way at a time.
 const BATCHES_IN_FLIGHT: usize = 4;
 
+/// Longest [`ImportOptions::patience`]. Nodes remember for 10 minutes what they did. A batch is sent for the last time when its
+/// patience ends, and that may take as long again: within twice this, and some room, it is known what was done.
+pub const PATIENCE_MAX: Duration = Duration::from_secs(4 * 60);
+
 /// What becomes of keys that exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Existing {
@@ -34,8 +38,7 @@ pub enum Existing {
 pub struct ImportOptions {
     /// What becomes of keys that exist.
     pub existing: Existing,
-    /// How long each batch is tried while no node can do it, or while it is unknown whether one did. Nodes remember for 10
-    /// minutes what they did: less than that.
+    /// How long each batch is tried while no node can do it, or while it is unknown whether one did: [`PATIENCE_MAX`] at most.
     pub patience: Duration,
 }
 
@@ -111,6 +114,10 @@ impl Client {
         run: u64,
     ) -> Result<Imported, ImportError> {
         let first = batch.first().map_or(0, |numbered| numbered.line);
+        if options.patience > PATIENCE_MAX {
+            let why = format!("an import is tried for {} s at most, so that it is done once", PATIENCE_MAX.as_secs());
+            return Err(ImportError::Client { line: first, error: Error::Invalid(why) });
+        }
         if batch.len() > 1 {
             match self.import_together(&batch, options, run).await {
                 Err(ImportError::Client { error: Error::Rejected { .. }, .. }) => {

@@ -13,6 +13,7 @@
 //! | [`coordination`] | locks, elections, the registry |
 //! | [`watch`] | what changes, as it happens |
 //! | [`cluster`] | members, leadership, health |
+//! | [`event`] | what happens to the cluster, as it happens |
 //! | [`endpoint`] | addresses of nodes, and which of them are worth asking |
 //! | [`local`] | a cluster on this machine: names and ports by index, waiting for each other |
 //! | [`port_holder`] | which process holds a port |

@@ -34,7 +34,7 @@ pub const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Most bytes of large answers in memory that are being sent; further ones are refused.
 pub const ANSWERS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// A voter that answered within this time can take leadership over.
-const ALIVE_WITHIN: Duration = Duration::from_secs(2);
+const CAN_LEAD_WITHIN: Duration = Duration::from_secs(2);
 
 /// What this node is in its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -381,7 +381,7 @@ impl Node {
         let metrics = core.raft.metrics().borrow_watched().clone();
         let voters: Vec<NodeId> = metrics.membership_config.membership().voter_ids().collect();
         let replication = metrics.replication.unwrap_or_default();
-        let alive = |id: &NodeId| self.network.last_contact(*id).is_some_and(|t| t.elapsed() < ALIVE_WITHIN);
+        let alive = |id: &NodeId| self.network.last_contact(*id).is_some_and(|t| t.elapsed() < CAN_LEAD_WITHIN);
         let able = |id: &NodeId| *id != core.id && voters.contains(id) && alive(id);
         let target = replication.into_iter().filter(|(id, _)| able(id)).max_by_key(|(_, matched)| *matched);
         let Some((target, _)) = target else { return };

@@ -173,10 +173,16 @@ impl Node {
         let plain = PeerRequest::Propose(proposal.clone());
         let Some(trace) = trace::current() else { return self.network.request(leader, address, plain, left).await };
         traced!(trace, leader = format_args!("{leader:016x}"), address, "forwarded to the leader");
+        let deadline = Instant::now() + left;
         let followed = PeerRequest::ProposeTraced { proposal: proposal.clone(), trace: trace.parent };
         match self.network.request(leader, address, followed, left).await {
+            // That says nothing of what the leader knows, and no time is left.
+            answer @ Err(NetError::Timeout { .. }) => answer,
             // Maybe it is of an earlier release, and knows nothing of traces.
-            Err(e) if !e.maybe_delivered() => self.network.request(leader, address, plain, left).await,
+            Err(e) if !e.maybe_delivered() => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.network.request(leader, address, plain, left).await
+            }
             answer => answer,
         }
     }

@@ -28,10 +28,10 @@ use crate::{
     watch::answer_changes,
 };
 
-/// Longest that a peer's request is worked on; the asking node gives up no later.
+/// Longest that a peer's request is worked on. The asking node may give up sooner, or wait for longer: it does not say.
 const PEER_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// A member that answered within this time is alive: its name cannot be taken by another.
-const ALIVE_WITHIN: Duration = Duration::from_secs(2);
+const NAME_KEPT_WITHIN: Duration = Duration::from_secs(2);
 
 /// The node as other nodes see it.
 pub struct NodeService(pub Arc<Node>);
@@ -90,8 +90,12 @@ async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> R
                 (answer, _) => Ok(answer),
             }
         }
-        PeerRequest::ReadIndex => read_index(node, &core, Basis::Quorum).await.map(PeerResponse::ReadIndex),
-        PeerRequest::LeaseIndex => read_index(node, &core, Basis::Lease).await.map(PeerResponse::ReadIndex),
+        PeerRequest::ReadIndex => {
+            read_index(node, &core, Basis::Quorum, PEER_REQUEST_TIMEOUT).await.map(PeerResponse::ReadIndex)
+        }
+        PeerRequest::LeaseIndex => {
+            read_index(node, &core, Basis::Lease, PEER_REQUEST_TIMEOUT).await.map(PeerResponse::ReadIndex)
+        }
         PeerRequest::Read(read) => read_for(node, &core, read, Basis::Quorum).await,
         PeerRequest::LeaseRead(read) => read_for(node, &core, read, Basis::Lease).await,
         PeerRequest::Admit(member) => admit(node, &core, from, member).await,
@@ -127,15 +131,17 @@ async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> R
     }
 }
 
-async fn read_index(node: &Node, core: &Core, basis: Basis) -> Result<u64, PeerError> {
+async fn read_index(node: &Node, core: &Core, basis: Basis, timeout: Duration) -> Result<u64, PeerError> {
     leads(node, core)?;
-    core.reads.confirm(basis, PEER_REQUEST_TIMEOUT).await.map_err(unavailable)
+    core.reads.confirm(basis, timeout).await.map_err(unavailable)
 }
 
 async fn read_for(node: &Node, core: &Arc<Core>, read: ReadRequest, basis: Basis) -> Result<PeerResponse, PeerError> {
-    let index = read_index(node, core, basis).await?;
-    wait_applied(&mut core.state.applied_watch(), index, PEER_REQUEST_TIMEOUT).await.map_err(unavailable)?;
-    read_without_blocking(node, core, read, Instant::now() + PEER_REQUEST_TIMEOUT).await.map(PeerResponse::Read)
+    let deadline = Instant::now() + PEER_REQUEST_TIMEOUT;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let index = read_index(node, core, basis, left()).await?;
+    wait_applied(&mut core.state.applied_watch(), index, left()).await.map_err(unavailable)?;
+    read_without_blocking(node, core, read, deadline).await.map(PeerResponse::Read)
 }
 
 /// Reads this node's own state: a key at once, a range on a thread of its own, since it may take long and go to disk.
@@ -248,11 +254,11 @@ async fn transfer(node: &Node, core: &Core, to: NodeId) -> Result<PeerResponse, 
     if !voters.contains(&to) {
         return Err(PeerError::Invalid("only a voter can lead".into()));
     }
-    // openraft serves nobody between the hand-over and the next election, so a dead target must not be tried.
     // openraft would wait for its own election for good. Whoever asks thought that another one leads.
     if to == core.id {
         return Ok(PeerResponse::TransferStarted);
     }
+    // openraft serves nobody between the hand-over and the next election, so a dead target must not be tried.
     if !answering_now(node, core, &BTreeSet::from([to])).await.contains(&to) {
         return Err(PeerError::Invalid("that voter does not answer now; nothing was changed".into()));
     }
@@ -261,7 +267,7 @@ async fn transfer(node: &Node, core: &Core, to: NodeId) -> Result<PeerResponse, 
 }
 
 fn reached_lately(node: &Node, id: NodeId) -> bool {
-    node.network.last_contact(id).is_some_and(|t| t.elapsed() < ALIVE_WITHIN)
+    node.network.last_contact(id).is_some_and(|t| t.elapsed() < NAME_KEPT_WITHIN)
 }
 
 /// A leader whose state differs from the others' would answer from it, and decide comparisons by it.

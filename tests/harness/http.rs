@@ -104,6 +104,17 @@ pub fn json(method: &str, target: &str, body: &serde_json::Value) -> Request {
 
 /// Sends `request` to `address` on a connection of its own. An error means that no whole answer came.
 pub fn request(address: &str, request: &Request) -> Result<Answer, String> {
+    exchange(address, &on_the_wire(address, request), request.method == "HEAD")
+}
+
+/// Sends `request` without waiting for an answer. The connection closes when it is dropped.
+pub fn begin(address: &str, request: &Request) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("it connects");
+    stream.write_all(&on_the_wire(address, request)).expect("it is sent");
+    stream
+}
+
+fn on_the_wire(address: &str, request: &Request) -> Vec<u8> {
     let mut head =
         format!("{} {} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n", request.method, request.target);
     for (name, value) in &request.headers {
@@ -112,7 +123,7 @@ pub fn request(address: &str, request: &Request) -> Result<Answer, String> {
     let mut bytes = head.into_bytes();
     bytes.extend_from_slice(format!("Content-Length: {}\r\n\r\n", request.body.len()).as_bytes());
     bytes.extend_from_slice(&request.body);
-    exchange(address, &bytes, request.method == "HEAD")
+    bytes
 }
 
 /// Sends `bytes` as they are and reads one answer.

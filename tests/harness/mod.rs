@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use http::{Answer, Request, delete, get, json, put, request};
+pub use http::{Answer, Request, begin, delete, get, json, put, request};
 pub use ports::free_ports;
 use serde_json::Value;
 pub use sse::{Event, Events};

@@ -1,7 +1,7 @@
 //! export.
 
 use std::io::{self, BufWriter, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::output::{self, Output};
+use super::partial::{Partial, unless_interrupted};
 use super::{Failure, Global, TIMEOUT};
 
 /// How long a page is asked for while no node can answer.
@@ -60,30 +61,13 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
         return Ok(());
     }
     // A file that was there stays until there is a whole one in its place.
-    let partial = partial(&arguments.file);
-    let failed = |path: &Path| Failure::local(format!("cannot write {}", path.display()));
-    let file = std::fs::File::create(&partial).map_err(failed(&partial))?;
-    let written = async {
-        let shared = file.try_clone().map_err(failed(&partial))?;
-        let end = write(global, &arguments, shared, failed(&partial)).await?;
-        file.sync_all().map_err(failed(&partial))?;
-        std::fs::rename(&partial, &arguments.file).map_err(failed(&arguments.file))?;
-        Ok(end)
-    };
-    match written.await {
-        Ok(end) => output::line(&said(global.output, &end)),
-        Err(failure) => {
-            std::fs::remove_file(&partial).map_err(Failure::local(format!("cannot remove {}", partial.display())))?;
-            Err(failure)
-        }
-    }
-}
-
-/// Where the export goes until it is whole: beside the file.
-fn partial(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".partial");
-    name.into()
+    let partial = Partial::create(&arguments.file)?;
+    let failed = || Failure::local(format!("cannot write {}", partial.path.display()));
+    let written = write(global, &arguments, &partial.file, failed());
+    let end = unless_interrupted(written, "interrupted; nothing was exported").await?;
+    let named = partial.become_file(&arguments.file, true);
+    named.map_err(Failure::local(format!("cannot write {}", arguments.file.display())))?;
+    output::line(&said(global.output, &end))
 }
 
 async fn write(

@@ -129,11 +129,21 @@ pub async fn elect(global: &Global, arguments: ElectArguments) -> Result<(), Fai
 /// Prints who leads, and each change of that.
 async fn observe(global: &Global, name: &str) -> Result<(), Failure> {
     let mut observer = global.client(TIMEOUT)?.observe(name);
+    let mut began = false;
     loop {
-        let status = observer.next().await?;
-        match global.output {
-            Output::Json => output::json_line(&status)?,
-            Output::Table => output::line(&described(&status))?,
+        match observer.next().await {
+            Ok(status) => {
+                began = true;
+                match global.output {
+                    Output::Json => output::json_line(&status)?,
+                    Output::Table => output::line(&described(&status))?,
+                }
+            }
+            // Nobody may be able to answer for longer than a call may take; the election goes on.
+            Err(Error::Unavailable { detail, .. }) if began && global.timeout_is_default() => {
+                eprintln!("{detail}; trying on");
+            }
+            Err(error) => return Err(error.into()),
         }
     }
 }

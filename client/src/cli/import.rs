@@ -14,7 +14,7 @@ use futures_util::stream::{self, Stream, TryStreamExt as _};
 use hexkv_client::Error;
 use hexkv_client::export::line::End;
 use hexkv_client::export::reader::{Numbered, ReadError, Reader};
-use hexkv_client::import::{Existing, ImportError, ImportOptions, Imported};
+use hexkv_client::import::{Existing, ImportError, ImportOptions, Imported, PATIENCE_MAX};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -58,6 +58,14 @@ pub struct Arguments {
 
 /// Imports a file or stdin.
 pub async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
+    if let Some(timeout) = global.timeout.filter(|timeout| *timeout > PATIENCE_MAX) {
+        return Err(Failure::Usage(format!(
+            "--timeout {} is too long for an import: nodes remember for 10 minutes what they did, so a batch is tried for {} at \
+             most; nothing was sent",
+            humantime::format_duration(timeout),
+            humantime::format_duration(PATIENCE_MAX)
+        )));
+    }
     let Input { mut file, name } = Input::open(&arguments)?;
     let regular = file.metadata().map_err(Failure::local(format!("cannot read {name}")))?.is_file();
     let mut length = None;

@@ -15,6 +15,7 @@ mod kv;
 mod lease;
 mod local_cluster;
 mod output;
+mod partial;
 mod registry;
 mod snapshot;
 mod txn;

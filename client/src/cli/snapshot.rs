@@ -1,6 +1,5 @@
 //! snapshot save, snapshot verify.
 
-use std::fs::{File, TryLockError};
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,11 +7,10 @@ use std::time::Duration;
 use clap::Subcommand;
 use hexkv_client::backup::{Checked, SaveError, check};
 use indicatif::HumanBytes;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{self, Output};
+use super::partial::{Partial, unless_interrupted};
 use super::{Failure, Global};
 
 /// How long the first byte may take: a node makes the whole snapshot before it sends any.
@@ -69,10 +67,7 @@ async fn save(global: &Global, file: &Path, force: bool) -> Result<(), Failure> 
         return Err(refused());
     }
     let partial = Partial::create(file)?;
-    let checked = tokio::select! {
-        saved = fill(global, &partial) => saved?,
-        () = interrupted()? => return Err(Failure::Refused("interrupted; nothing was saved".to_owned())),
-    };
+    let checked = unless_interrupted(fill(global, &partial), "interrupted; nothing was saved").await?;
     match partial.become_file(file, force) {
         Ok(()) => tell(global.output, file, &checked),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(refused()),
@@ -91,70 +86,7 @@ async fn fill(global: &Global, partial: &Partial) -> Result<Checked, Failure> {
         error @ SaveError::Arrived(_) => Failure::Refused(error.to_string()),
     })?;
     target.flush().map_err(Failure::local(failed()))?;
-    drop(target);
-    partial.file.sync_all().map_err(Failure::local(failed()))?;
     Ok(checked)
-}
-
-/// Ends when somebody wants the process to.
-fn interrupted() -> Result<impl Future<Output = ()>, Failure> {
-    let watched = |kind| signal(kind).map_err(Failure::local("signals cannot be watched"));
-    let (mut int, mut term) = (watched(SignalKind::interrupt())?, watched(SignalKind::terminate())?);
-    Ok(async move {
-        tokio::select! {
-            _ = int.recv() => {}
-            _ = term.recv() => {}
-        }
-    })
-}
-
-/// What is not whole yet: beside the file, gone when dropped, locked so that two saves do not mix.
-struct Partial {
-    path: PathBuf,
-    file: File,
-}
-
-impl Partial {
-    fn create(target: &Path) -> Result<Self, Failure> {
-        let mut name = target.as_os_str().to_owned();
-        name.push(".partial");
-        let path = PathBuf::from(name);
-        let failed = || format!("cannot write {}", path.display());
-        let opened = File::options().write(true).create(true).truncate(false).open(&path);
-        let file = opened.map_err(Failure::local(failed()))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Failure::Refused(format!("another save to {} is under way", target.display())));
-            }
-            Err(TryLockError::Error(e)) => return Err(Failure::local(failed())(e)),
-        }
-        // What a killed one left.
-        file.set_len(0).map_err(Failure::local(failed()))?;
-        Ok(Self { path, file })
-    }
-
-    /// Gives it its name, durably.
-    fn become_file(self, target: &Path, force: bool) -> io::Result<()> {
-        if force {
-            std::fs::rename(&self.path, target)?;
-        } else {
-            renameat_with(CWD, &self.path, CWD, target, RenameFlags::NOREPLACE)?;
-        }
-        let dir = target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(dir)?.sync_all()
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // It has its name, or is of no use; a leftover is overwritten by the next save.
-        if let Err(e) = std::fs::remove_file(&self.path)
-            && e.kind() != io::ErrorKind::NotFound
-        {
-            eprintln!("{} stays: {e}", self.path.display());
-        }
-    }
 }
 
 #[derive(Serialize)]

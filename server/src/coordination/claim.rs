@@ -24,10 +24,10 @@ impl Claim {
         self.kept = true;
     }
 
-    /// Ends `lease`, its own or the one that an earlier attempt was granted.
-    pub(super) async fn give_up(mut self, lease: u64) {
+    /// Ends it now.
+    pub(super) async fn give_up(mut self) {
         self.kept = true;
-        end_lease(self.node.clone(), lease, self.ttl).await;
+        end_lease(self.node.clone(), self.lease, self.ttl).await;
     }
 }
 

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `space` | where their records lie: beside the users' keys, out of reach of the KV API |
 //! | [`queue`] | a line of places in which the first is the holder: a lock, or an election |
+//! | `line` | who stands there, as of one revision |
 //! | [`registry`] | unique names, each under a lease |
 //!
 //! A place is one record attached to one lease; its order is its create revision. Who stands behind another one watches
@@ -12,6 +13,7 @@
 //! of the holder's place: revisions only grow, so it does too, also after the lock was free for long.
 
 mod claim;
+mod line;
 pub mod queue;
 pub mod registry;
 mod space;

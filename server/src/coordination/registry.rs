@@ -64,10 +64,11 @@ pub async fn register(
         let present = find(node, name).await?;
         if let Some(present) = &present {
             if present.entry.owner != entry.owner {
-                match refuse(node, context).await? {
+                let (kept, replayed) = refuse(node, &key, Some(present), context).await?;
+                match kept {
                     Kept::Done(outcome) => return Ok((registered(name, &entry, &outcome), true)),
                     Kept::Raced => continue,
-                    Kept::Refused => return Err(taken(name, &present.entry.owner)),
+                    Kept::Refused(found) => return Err(Error { replayed, ..not_registered(name, found.as_ref()) }),
                 }
             }
             // With a key it is written, so that the outcome is kept under the key.
@@ -81,10 +82,10 @@ pub async fn register(
             }
         }
         let (outcome, replayed) = write(node, &key, &entry, present.as_ref(), context).await?;
-        match Kept::of(outcome) {
+        match Kept::of(outcome)? {
             Kept::Done(outcome) => return Ok((registered(name, &entry, &outcome), replayed)),
             Kept::Raced => {}
-            Kept::Refused => return Err(Error { replayed, ..taken(name, "another owner") }),
+            Kept::Refused(found) => return Err(Error { replayed, ..not_registered(name, found.as_ref()) }),
         }
     }
     Err(Error::new(Code::Unavailable, format!("{name:?} changes all the time; nothing was changed. Try again")))
@@ -107,28 +108,45 @@ enum Kept {
     Done(TxnOutcome),
     /// The record had changed since it was read: the next attempt's key tells more.
     Raced,
-    /// It was refused, and nothing was done: see [`refuse`].
-    Refused,
+    /// It was refused, since the name was registered like this, and nothing was done: see [`refuse`].
+    Refused(Option<Registration>),
 }
 
 impl Kept {
-    fn of(outcome: TxnOutcome) -> Self {
-        match (outcome.succeeded, outcome.results.is_empty()) {
-            (false, _) => Self::Raced,
-            (true, true) => Self::Refused,
-            (true, false) => Self::Done(outcome),
+    fn of(mut outcome: TxnOutcome) -> Result<Self, Error> {
+        match (outcome.succeeded, outcome.results.first_mut()) {
+            (false, _) => Ok(Self::Raced),
+            (true, Some(OpResult::Get(found))) => Ok(Self::Refused(found.take().map(registration).transpose()?)),
+            // As earlier releases kept it.
+            (true, None) => Ok(Self::Refused(None)),
+            (true, Some(_)) => Ok(Self::Done(outcome)),
         }
     }
 }
 
-/// What is kept under the key of `context`, when the request is to be refused. Where nothing is, that it was refused is from
-/// now on: by a transaction of nothing.
-async fn refuse(node: &Node, context: &ChangeContext) -> Result<Kept, Error> {
+/// What is kept under the key of `context`, when the request is to be refused because of `present`, and whether an earlier
+/// attempt did that. Where nothing is kept, that it was refused is from now on, with the registration that was the reason: by
+/// a transaction that only reads it.
+async fn refuse(
+    node: &Node,
+    key: &Bytes,
+    present: Option<&Registration>,
+    context: &ChangeContext,
+) -> Result<(Kept, bool), Error> {
     if context.idempotency.is_none() {
-        return Ok(Kept::Refused);
+        return Ok((Kept::Refused(present.cloned()), false));
     }
-    let (outcome, _) = transact(node, &Command::Txn(Txn::default()), context).await?;
-    Ok(Kept::of(outcome))
+    let read = TxnOp::Get { key: key.clone(), keys_only: false };
+    let command =
+        Command::Txn(Txn { compare: vec![unchanged(key, present)], success: vec![read], failure: Vec::new() });
+    let (outcome, replayed) = transact(node, &command, context).await?;
+    Ok((Kept::of(outcome)?, replayed))
+}
+
+/// That the name is registered as it was read.
+fn unchanged(key: &Bytes, present: Option<&Registration>) -> Compare {
+    let target = CompareTarget::ModRevision(present.map_or(0, |present| present.revision));
+    Compare { key: key.clone(), target, op: CompareOp::Equal }
 }
 
 /// What the transaction of [`write`] with this outcome registered.
@@ -146,15 +164,13 @@ async fn write(
     context: &ChangeContext,
 ) -> Result<(TxnOutcome, bool), Error> {
     let lease = random_id();
-    let target = CompareTarget::ModRevision(present.map_or(0, |present| present.revision));
-    let unchanged = Compare { key: key.clone(), target, op: CompareOp::Equal };
     let mut success = vec![
         TxnOp::GrantLease { id: lease, ttl_ms: entry.ttl_ms },
         TxnOp::Put { key: key.clone(), value: encoded(entry), content_type: None, lease, prev: false },
     ];
     // After the put, which takes the record away from it.
     success.extend(present.map(|present| TxnOp::EndLease { id: present.lease }));
-    let command = Command::Txn(Txn { compare: vec![unchanged], success, failure: Vec::new() });
+    let command = Command::Txn(Txn { compare: vec![unchanged(key, present)], success, failure: Vec::new() });
     transact(node, &command, context).await
 }
 
@@ -197,40 +213,47 @@ pub async fn remove(node: &Node, name: &str, owner: Option<&str>, context: &Chan
         let context = &of_attempt(context, attempt);
         let found = find(node, name).await?;
         if let Some(refusal) = not_removed(name, owner, found.as_ref()) {
-            match refuse(node, context).await? {
+            let (kept, replayed) = refuse(node, &key, found.as_ref(), context).await?;
+            match kept {
                 Kept::Done(_) => return Ok(true),
                 Kept::Raced => continue,
-                Kept::Refused => return Err(refusal),
+                Kept::Refused(then) => {
+                    let refusal = not_removed(name, owner, then.as_ref()).unwrap_or(refusal);
+                    return Err(Error { replayed, ..refusal });
+                }
             }
         }
         let Some(present) = found else { continue };
-        let target = CompareTarget::ModRevision(present.revision);
-        let unchanged = Compare { key: key.clone(), target, op: CompareOp::Equal };
         let end = TxnOp::EndLease { id: present.lease };
-        let command = Command::Txn(Txn { compare: vec![unchanged], success: vec![end], failure: Vec::new() });
+        let compare = vec![unchanged(&key, Some(&present))];
+        let command = Command::Txn(Txn { compare, success: vec![end], failure: Vec::new() });
         let (outcome, replayed) = transact(node, &command, context).await?;
-        match Kept::of(outcome) {
+        match Kept::of(outcome)? {
             Kept::Done(_) => return Ok(replayed),
             Kept::Raced => {}
-            Kept::Refused => {
-                let why = format!(
-                    "{name:?} was not removed when this Idempotency-Key was first sent; nothing was changed. Take a new key"
-                );
-                return Err(Error { replayed, ..Error::new(Code::NotFound, why) });
+            Kept::Refused(then) => {
+                let refusal = not_removed(name, owner, then.as_ref()).unwrap_or_else(|| nobody(name));
+                return Err(Error { replayed, ..refusal });
             }
         }
     }
     Err(Error::new(Code::Unavailable, format!("{name:?} changes all the time; nothing was changed. Try again")))
 }
 
-fn taken(name: &str, by: &str) -> Error {
-    Error::new(Code::NameTaken, format!("{name:?} is registered by {by:?}; choose another name"))
+/// Why `name`, which was registered like that, was not for another owner.
+fn not_registered(name: &str, found: Option<&Registration>) -> Error {
+    let by = found.map_or_else(|| "another owner".to_owned(), |found| format!("{:?}", found.entry.owner));
+    Error::new(Code::NameTaken, format!("{name:?} is registered by {by}; choose another name"))
+}
+
+fn nobody(name: &str) -> Error {
+    Error::new(Code::NotFound, format!("nobody registered {name:?}"))
 }
 
 /// Why `name` cannot be removed for `owner`.
 fn not_removed(name: &str, owner: Option<&str>, present: Option<&Registration>) -> Option<Error> {
     let Some(present) = present else {
-        return Some(Error::new(Code::NotFound, format!("nobody registered {name:?}")));
+        return Some(nobody(name));
     };
     owner.is_some_and(|owner| owner != present.entry.owner).then(|| {
         let why = format!("{name:?} is registered by {:?}; nothing was changed", present.entry.owner);

@@ -82,7 +82,7 @@ impl Events {
     /// Looks, and tells what is new. `look` is given what was seen last; one looks at a time, so nothing older follows.
     fn take_in(&self, time: &str, node: &str, look: impl FnOnce(Option<&Seen>) -> Seen, metrics: &Metrics) {
         let mut current = self.current.lock();
-        let seen = look(current.seen.as_ref());
+        let seen = look(current.seen.as_ref()).after(current.seen.as_ref());
         let news = match &current.seen {
             Some(before) => before.news(&seen),
             None => vec![Told::State],
@@ -179,13 +179,7 @@ mod tests {
     use super::*;
 
     fn seen(term: u64) -> Seen {
-        Seen {
-            cluster_id: Some(1),
-            leader: Some("a@h".into()),
-            term,
-            replication_factor: 3,
-            members: Default::default(),
-        }
+        Seen { cluster_id: Some(1), leader: Some("a@h".into()), term, replication_factor: 3, ..Seen::default() }
     }
 
     #[tokio::test]

@@ -19,6 +19,8 @@ pub(super) struct Seen {
     pub cluster_id: Option<u64>,
     /// Its name.
     pub leader: Option<String>,
+    /// The leader, or, where there is none now, the last one that was known.
+    pub led_last: Option<String>,
     pub term: u64,
     pub replication_factor: u32,
     /// By name.
@@ -32,7 +34,7 @@ pub(super) enum Told {
     State,
     Down(String),
     Up(String),
-    /// `another` than the one before; otherwise there is none now, or the same one in another term.
+    /// `another` than the last one that was known; otherwise there is none now, or the same one again.
     Leader {
         another: bool,
     },
@@ -48,6 +50,23 @@ pub(super) enum Told {
 }
 
 impl Seen {
+    /// This look, with what is only known from `before`, when that was of the same cluster: who led last, and who was told as
+    /// down and has not been heard since. A node whose state is rebuilt forgets whom it heard.
+    pub fn after(mut self, before: Option<&Self>) -> Self {
+        let before = before.filter(|before| before.cluster_id == self.cluster_id);
+        self.led_last = self.leader.clone().or_else(|| before.and_then(|before| before.led_last.clone()));
+        for (name, member) in &mut self.members {
+            if member.state == MemberState::Unknown && before.is_some_and(|before| before.is_down(name, member.id)) {
+                member.state = MemberState::Down;
+            }
+        }
+        self
+    }
+
+    fn is_down(&self, name: &str, id: NodeId) -> bool {
+        self.members.get(name).is_some_and(|member| member.id == id && member.state == MemberState::Down)
+    }
+
     /// What is new in `now`.
     pub fn news(&self, now: &Self) -> Vec<Told> {
         if self.cluster_id != now.cluster_id {
@@ -55,7 +74,7 @@ impl Seen {
         }
         let mut news = Vec::new();
         if (&self.leader, self.term) != (&now.leader, now.term) && (self.leader != now.leader || now.leader.is_some()) {
-            news.push(Told::Leader { another: now.leader.is_some() && self.leader != now.leader });
+            news.push(Told::Leader { another: now.leader.is_some() && self.led_last != now.leader });
         }
         news.extend(self.membership_news(now));
         if self.replication_factor != now.replication_factor {
@@ -63,7 +82,7 @@ impl Seen {
         }
         for (name, member) in &now.members {
             // Who was not a member, or nobody knew of, was up as far as anyone was told.
-            let down_before = self.members.get(name).is_some_and(|m| m.id == member.id && m.state == MemberState::Down);
+            let down_before = self.is_down(name, member.id);
             match member.state {
                 MemberState::Down if !down_before => news.push(Told::Down(name.clone())),
                 MemberState::Up if down_before => news.push(Told::Up(name.clone())),
@@ -132,7 +151,8 @@ mod tests {
             .iter()
             .map(|(name, id, role, state)| ((*name).to_owned(), SeenMember { id: *id, role: *role, state: *state }));
         let leader = Some("a".to_owned());
-        Seen { cluster_id: Some(7), leader, term: 1, replication_factor: 3, members: members.collect() }
+        let now = Seen { cluster_id: Some(7), leader, term: 1, replication_factor: 3, ..Seen::default() };
+        Seen { members: members.collect(), ..now }.after(None)
     }
 
     const V: Role = Role::Voter;
@@ -154,6 +174,30 @@ mod tests {
         assert_eq!(down.news(&up), [Told::Up("a".into())]);
         assert_eq!(unknown.news(&up), [], "nobody was told that it was down");
         assert_eq!(unknown.news(&down), [Told::Down("a".into())]);
+    }
+
+    #[test]
+    fn who_was_told_as_down_is_up_again_also_after_a_look_that_knew_nothing() {
+        let (up, down) = (seen(&[("a", 1, V, UP)]), seen(&[("a", 1, V, DOWN)]));
+        let unknown = || seen(&[("a", 1, V, MemberState::Unknown)]);
+        let rebuilt = unknown().after(Some(&down));
+        assert_eq!(down.news(&rebuilt), []);
+        assert_eq!(rebuilt.news(&up), [Told::Up("a".into())]);
+        assert_eq!(unknown().after(Some(&up)), unknown(), "nobody was told that it was down");
+        let another = Seen { cluster_id: Some(8), ..unknown() };
+        assert_eq!(another.clone().after(Some(&down)), another, "of another cluster nobody was told anything");
+        let wiped = seen(&[("a", 2, V, MemberState::Unknown)]);
+        assert_eq!(wiped.clone().after(Some(&down)), wiped, "it is another member");
+    }
+
+    #[test]
+    fn the_same_leader_again_is_no_other_one() {
+        let before = seen(&[]);
+        let nobody = Seen { leader: None, term: 2, ..before.clone() }.after(Some(&before));
+        let again = Seen { leader: Some("a".into()), term: 3, ..nobody.clone() }.after(Some(&nobody));
+        assert_eq!(nobody.news(&again), [Told::Leader { another: false }]);
+        let other = Seen { leader: Some("b".into()), term: 3, ..nobody.clone() }.after(Some(&nobody));
+        assert_eq!(nobody.news(&other), [Told::Leader { another: true }]);
     }
 
     #[test]

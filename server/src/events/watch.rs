@@ -71,6 +71,7 @@ pub(super) fn seen(node: &Node, heard: &Heard) -> Seen {
         term: info.term,
         replication_factor: info.replication_factor,
         members: info.members.iter().map(member).collect(),
+        led_last: None,
     }
 }
 

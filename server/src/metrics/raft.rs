@@ -24,12 +24,12 @@ pub(super) fn tell(page: &mut Page<'_>, node: &Node) -> fmt::Result {
     cluster(page, node)?;
     page.counter(
         "hexkv_raft_elections_started",
-        "Elections in which this node stood",
+        "Elections in which this node stood, at least: it is looked now and then, so one that is over at once may be missing",
         node.metrics.elections.get() as f64,
     )?;
     page.counter(
         "hexkv_raft_leader_changes",
-        "Times that this node learned of another leader than the one before",
+        "Times that this node learned of another leader than the last one that it knew",
         node.metrics.leader_changes.get() as f64,
     )?;
     let Some(core) = node.core() else { return Ok(()) };
