@@ -10,7 +10,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{doctor, finding, until_found};
-use crate::harness::{Cluster, eventually, free_ports};
+use crate::harness::{Cluster, Node, eventually, free_ports};
+
+/// Of nodes that are to know each other.
+const COOKIE: &str = "of the names";
 
 /// Asks until the doctor says nothing of `check` about any node.
 fn until_silent(endpoints: &[String], check: &str) {
@@ -22,18 +25,29 @@ fn until_silent(endpoints: &[String], check: &str) {
 
 /// A cluster of two; the second node has the `name`, and listens on 127.0.0.1 like all others.
 fn with_a_node_named(name: &str, epmd_port: u16) -> Cluster {
-    let mut cluster = Cluster::empty(&[("EPMD_PORT", &epmd_port.to_string())]);
+    let mut cluster = Cluster::empty(&[("COOKIE", COOKIE), ("EPMD_PORT", &epmd_port.to_string())]);
     let first = format!("hex_hub1@{}", cluster.add_running().raft);
     let second = cluster.add();
     second.name = name.to_owned();
-    for (option, value) in [("NODE_NAME", name), ("BIND", "127.0.0.1"), ("ADVERTISE", "127.0.0.1"), ("EPMD_PORT", "0")]
-    {
-        second.env.insert(option.into(), value.into());
-    }
+    set(second, &[("NODE_NAME", name), ("BIND", "127.0.0.1"), ("ADVERTISE", "127.0.0.1")]);
+    // It is not registered, and finds the first one by its list.
+    set(second, &[("EPMD_PORT", "0"), ("CLUSTER_NODES", &first)]);
     second.start();
     eventually("it serves", || second.ready());
     assert_eq!(second.join(&first, false).status, 200);
     cluster
+}
+
+fn set(node: &mut Node, settings: &[(&str, &str)]) {
+    node.env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+}
+
+/// The first node starts again with this list.
+fn restart_with_list(cluster: &mut Cluster, list: &str) {
+    let node = cluster.node(1);
+    node.stop();
+    set(node, &[("CLUSTER_NODES", list)]);
+    node.start();
 }
 
 /// The first node, as all that the doctor is told of.
@@ -51,57 +65,45 @@ fn names_that_lead_nowhere_are_found() {
 }
 
 #[test]
-fn a_name_that_leads_to_another_node_is_found_and_one_that_is_written_otherwise_is_not() {
+fn a_name_that_leads_to_another_node_is_found() {
     const NAME: &str = "hex_hub2@127.0.0.2";
-    let epmd_port = free_ports(1)[0];
-    // Another node has the same name, and serves the port mapper of its address.
-    let mut others = Cluster::empty(&[("EPMD_PORT", &epmd_port.to_string())]);
-    let stranger = others.add();
-    for (option, value) in [("NODE_NAME", NAME), ("BIND", "127.0.0.2")] {
-        stranger.env.insert(option.into(), value.into());
+    for (cookie, says) in
+        [(COOKIE, "another node answers there: hex_hub2@127.0.0.2"), ("another", "the cookies differ")]
+    {
+        let epmd_port = free_ports(1)[0];
+        // A node of another cluster has the same name, and serves the port mapper of its address.
+        let mut others = Cluster::empty(&[("COOKIE", cookie), ("EPMD_PORT", &epmd_port.to_string())]);
+        let stranger = others.add();
+        set(stranger, &[("NODE_NAME", NAME), ("BIND", "127.0.0.2")]);
+        stranger.http = stranger.http.replace("127.0.0.1", "127.0.0.2");
+        stranger.raft = stranger.raft.replace("127.0.0.1", "127.0.0.2");
+        stranger.start();
+        eventually("the stranger serves", || stranger.ready());
+        let cluster = with_a_node_named(NAME, epmd_port);
+        let leads = format!("the name {NAME} leads to {}, and it is at {}: ", stranger.raft, cluster.nodes[1].raft);
+        let (code, found) = until_found(&first(&cluster), &[], "names", &leads);
+        assert!(found["what"].as_str().is_some_and(|what| what.contains(says)), "{found}");
+        assert_eq!((&found["severity"], &found["node"]), (&"warning".into(), &cluster.nodes[0].name.as_str().into()));
+        assert_eq!(code, 0, "members reach each other: {found}");
     }
-    stranger.http = stranger.http.replace("127.0.0.1", "127.0.0.2");
-    stranger.raft = stranger.raft.replace("127.0.0.1", "127.0.0.2");
-    stranger.start();
-    eventually("the stranger serves", || stranger.ready());
-
-    let mut cluster = with_a_node_named(NAME, epmd_port);
-    let ends = first(&cluster);
-    let leads = format!("the name {NAME} leads to {}, and it is at {}: ", stranger.raft, cluster.nodes[1].raft);
-    let (_, found) = until_found(&ends, &[], "names", &leads);
-    // The stranger's cluster has a cookie of its own.
-    assert!(found["what"].as_str().is_some_and(|what| what.contains("cookie")), "{found}");
-    assert_eq!((&found["severity"], &found["node"]), (&"warning".into(), &cluster.nodes[0].name.as_str().into()));
-    // With the same cookie it says who it is.
-    stranger.stop();
-    stranger.env.insert("COOKIE".into(), cluster.nodes[0].env["COOKIE"].clone());
-    stranger.start();
-    eventually("the stranger serves", || stranger.ready());
-    let (_, found) = until_found(&ends, &[], "names", &format!("{leads}another node answers there: {NAME}"));
-    assert_eq!(found["severity"], "warning");
-
-    // A list that names the wrong port, where nobody is.
-    let wrong = format!("127.0.0.2:{}", free_ports(1)[0]);
-    let node = cluster.node(1);
-    node.stop();
-    node.env.insert("CLUSTER_NODES".into(), NAME.replace("127.0.0.2", &wrong));
-    node.start();
-    until_found(&ends, &[], "names", &format!("leads to {wrong}, and it is at"));
 }
 
 #[test]
-fn a_name_that_is_not_written_like_the_address_is_no_finding() {
-    let cluster = with_a_node_named("hex_hub2@localhost", 0);
-    let mut cluster = cluster;
-    let raft = cluster.nodes[1].raft.clone();
-    let node = cluster.node(1);
-    node.stop();
-    node.env.insert("CLUSTER_NODES".into(), raft.replace("127.0.0.1", "hex_hub2@localhost"));
-    node.start();
-    let ends = first(&cluster);
-    until_silent(&ends, "names");
+fn a_list_that_leads_to_nobody_is_found() {
+    let mut cluster = with_a_node_named("hex_hub2@127.0.0.2", 0);
+    let wrong = format!("127.0.0.2:{}", free_ports(1)[0]);
+    restart_with_list(&mut cluster, &format!("hex_hub2@{wrong}"));
+    let (_, found) = until_found(&first(&cluster), &[], "names", &format!("leads to {wrong}, and it is at"));
+    assert!(found["what"].as_str().is_some_and(|what| what.contains("refused")), "{found}");
+}
+
+#[test]
+fn a_name_that_is_written_unlike_the_address_is_no_finding() {
+    let mut cluster = with_a_node_named("hex_hub2@localhost", 0);
+    let localhost = cluster.nodes[1].raft.replace("127.0.0.1", "localhost");
+    restart_with_list(&mut cluster, &format!("hex_hub2@{localhost}"));
+    until_silent(&first(&cluster), "names");
     let check = cluster.nodes[0].json("/api/cluster/check").expect("a check");
-    let localhost = raft.replace("127.0.0.1", "localhost");
     assert_eq!((&check["peers"][0]["resolved"], &check["peers"][0]["elsewhere"]), (&localhost.into(), &Value::Null));
 }
 
@@ -153,7 +155,7 @@ fn foreign_mapper(port: u16, told: &'static [u8]) -> io::Result<()> {
 }
 
 #[test]
-fn a_port_mapper_that_leads_elsewhere_or_forgets_is_found() {
+fn a_port_mapper_that_forgets_a_name_or_leads_elsewhere_is_found() {
     // PORT2_RESP: no such name; port 4369 of a hidden node.
     const UNKNOWN: &[u8] = &[119, 1];
     const ANOTHER: &[u8] =
