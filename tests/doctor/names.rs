@@ -13,7 +13,7 @@ use super::{doctor, finding, until_found};
 use crate::harness::{Cluster, Node, eventually, free_ports};
 
 /// Of nodes that are to know each other.
-const COOKIE: &str = "of the names";
+const COOKIE: &str = "of-the-names";
 
 /// Asks until the doctor says nothing of `check` about any node.
 fn until_silent(endpoints: &[String], check: &str) {
