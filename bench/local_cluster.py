@@ -1,8 +1,9 @@
-"""A cluster of three in a temporary directory, for the benchmarks."""
-import json, os, socket, subprocess, tempfile, time, urllib.error, urllib.request
+"""Nodes in a temporary directory, for the benchmarks: a cluster of three, or one alone."""
+import contextlib, json, os, signal, socket, subprocess, tempfile, time, urllib.error, urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLIENT = os.path.join(ROOT, "target", "release", "client")
+SERVER = os.path.join(ROOT, "target", "release", "server")
 
 
 def free_port():
@@ -10,6 +11,38 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def resident_mib(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmRSS"))
+
+
+@contextlib.contextmanager
+def node_alone(server):
+    """A node that is ready: its HTTP port, process id and data directory."""
+    with tempfile.TemporaryDirectory(prefix="hexkv-bench-") as home:
+        port, data = free_port(), os.path.join(home, "data")
+        env = {"PATH": os.environ["PATH"], "HOME": home, "PORT": str(port), "RAFT_PORT": str(free_port()), "EPMD_PORT": "0",
+               "COOKIE": "bench", "DATA_DIR": data, "NODE_NAME": "hex_hub1@127.0.0.1", "LOG": "warn"}
+        node = subprocess.Popen([server], env=env, cwd=home)
+        try:
+            wait_ready(port)
+            yield port, node.pid, data
+        finally:
+            node.send_signal(signal.SIGTERM)
+            node.wait(timeout=60)
+
+
+def wait_ready(port):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit("the node does not become ready")
 
 
 class Cluster:
@@ -32,10 +65,7 @@ class Cluster:
         return json.loads(self.run("status", "-o", "json"))
 
     def resident_mib(self):
-        def of(pid):
-            with open(f"/proc/{pid}/status") as status:
-                return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmRSS"))
-        return [of(row["pid"]) for row in self.rows() if row["pid"]]
+        return [resident_mib(row["pid"]) for row in self.rows() if row["pid"]]
 
     def start_node(self, index):
         """Seconds until the node is ready again."""

@@ -2,9 +2,9 @@
 """Disk use of one node while a fixed set of keys is overwritten again and again, through the HTTP API.
 
 Each transaction puts 128 keys, which makes one revision. Prints a line of a Markdown table now and then."""
-import argparse, http.client, json, os, random, signal, subprocess, tempfile, threading, time, urllib.request
+import argparse, http.client, json, os, random, threading, time
 
-from local_cluster import ROOT, free_port
+from local_cluster import SERVER, node_alone
 
 PUTS_A_TRANSACTION = 128
 
@@ -14,7 +14,7 @@ arguments.add_argument("--keys", type=int, default=10_000)
 arguments.add_argument("--value-bytes", type=int, default=256)
 arguments.add_argument("--every", type=int, default=500_000, help="puts between two lines")
 arguments.add_argument("--connections", type=int, default=4)
-arguments.add_argument("--server", default=os.path.join(ROOT, "target", "release", "server"))
+arguments.add_argument("--server", default=SERVER)
 options = arguments.parse_args()
 
 
@@ -37,17 +37,6 @@ def disk(data):
     parts = [sum(bytes_in(os.path.join(g, part)) for g in generations) for part in ("sled", "changes")]
     parts += [bytes_in(os.path.join(data, part)) for part in ("wal", "snapshots")]
     return [part / 1048576 for part in parts]
-
-
-def wait_ready(port):
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise SystemExit("the node does not become ready")
 
 
 class Writers:
@@ -90,21 +79,11 @@ class Writers:
                 raise SystemExit(f"a transaction failed: {self.failure}")
 
 
-with tempfile.TemporaryDirectory(prefix="hexkv-overwrites-") as home:
-    port = free_port()
-    data = os.path.join(home, "data")
-    env = {"PATH": os.environ["PATH"], "HOME": home, "PORT": str(port), "RAFT_PORT": str(free_port()), "EPMD_PORT": "0",
-           "COOKIE": "overwrites", "DATA_DIR": data, "NODE_NAME": "hex_hub1@127.0.0.1", "LOG": "warn"}
-    node = subprocess.Popen([options.server], env=env, cwd=home)
-    try:
-        wait_ready(port)
-        writers, began = Writers(port), time.monotonic()
-        print("| puts | s | sled MiB | change log MiB | log MiB | snapshots MiB | all MiB |\n|---|---|---|---|---|---|---|")
-        for puts in range(options.every, options.puts + 1, options.every):
-            writers.put_until(puts)
-            parts = disk(data)
-            cells = [f"{puts:,}", f"{time.monotonic() - began:.0f}", *(f"{part:.0f}" for part in parts), f"{sum(parts):.0f}"]
-            print("| " + " | ".join(cells) + " |", flush=True)
-    finally:
-        node.send_signal(signal.SIGTERM)
-        node.wait(timeout=60)
+with node_alone(options.server) as (port, _, data):
+    writers, began = Writers(port), time.monotonic()
+    print("| puts | s | sled MiB | change log MiB | log MiB | snapshots MiB | all MiB |\n|---|---|---|---|---|---|---|")
+    for puts in range(options.every, options.puts + 1, options.every):
+        writers.put_until(puts)
+        parts = disk(data)
+        cells = [f"{puts:,}", f"{time.monotonic() - began:.0f}", *(f"{part:.0f}" for part in parts), f"{sum(parts):.0f}"]
+        print("| " + " | ".join(cells) + " |", flush=True)

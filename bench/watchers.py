@@ -1,20 +1,15 @@
 #!/usr/bin/env python3
 """Memory and delay of many watches on one node that all see every change."""
-import argparse, asyncio, json, os, resource, signal, statistics, subprocess, tempfile, time, urllib.request
+import argparse, asyncio, json, resource, statistics, time, urllib.request
 
-from local_cluster import ROOT, free_port
+from local_cluster import SERVER, node_alone, resident_mib
 
 arguments = argparse.ArgumentParser(description=__doc__)
 arguments.add_argument("--watchers", type=int, default=10_000)
 arguments.add_argument("--changes", type=int, default=50)
 arguments.add_argument("--value-bytes", type=int, default=1024)
-arguments.add_argument("--server", default=os.path.join(ROOT, "target", "release", "server"))
+arguments.add_argument("--server", default=SERVER)
 options = arguments.parse_args()
-
-
-def resident_mib(pid):
-    with open(f"/proc/{pid}/status") as status:
-        return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmRSS"))
 
 
 async def opened(port, begun):
@@ -60,22 +55,5 @@ async def run(port, pid):
 
 most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-with tempfile.TemporaryDirectory(prefix="hexkv-watchers-") as home:
-    port = free_port()
-    env = {"PATH": os.environ["PATH"], "HOME": home, "PORT": str(port), "RAFT_PORT": str(free_port()), "EPMD_PORT": "0",
-           "COOKIE": "watchers", "DATA_DIR": os.path.join(home, "data"), "NODE_NAME": "hex_hub1@127.0.0.1", "LOG": "warn"}
-    node = subprocess.Popen([options.server], env=env, cwd=home)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=2).read()
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise SystemExit("the node does not become ready")
-                time.sleep(0.1)
-        asyncio.run(run(port, node.pid))
-    finally:
-        node.send_signal(signal.SIGTERM)
-        node.wait(timeout=60)
+with node_alone(options.server) as (port, pid, _):
+    asyncio.run(run(port, pid))

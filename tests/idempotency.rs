@@ -384,3 +384,35 @@ fn names_and_compactions_are_changed_once() {
     let other = once(&address, post("/api/compact", &json!({"revision": 1})), "compact-1");
     assert_eq!((other.status, other.problem()), (422, "idempotency_mismatch".into()));
 }
+
+/// A client that gives a key believes that a change may be sent again; here it would be done again, so it is told before.
+#[test]
+fn changes_of_the_cluster_refuse_a_key_and_do_nothing() {
+    let mut cluster = Cluster::start(2);
+    let (leader, name) = (cluster.leader(), |cluster: &Cluster, index: usize| cluster.nodes[index - 1].name.clone());
+    let other = cluster.other_than(leader);
+    let (address, other) = (cluster.node(leader).http.clone(), name(&cluster, other));
+    let before = cluster.node(leader).status().expect("a status");
+    let changes = [
+        post("/api/cluster/join", &json!({"node": other})),
+        post("/api/cluster/leave", &json!({})),
+        post("/api/cluster/transfer-leader", &json!({"to": other})),
+        request_with("PUT", "/api/cluster/replication-factor", &json!({"value": 5})),
+        delete(&format!("/api/cluster/members/{other}")),
+    ];
+    for change in changes {
+        let refused = once(&address, change, "key");
+        assert_eq!((refused.status, refused.problem()), (400, "invalid_argument".into()), "{refused:?}");
+        assert!(refused.text().contains("take no Idempotency-Key"), "{refused:?}");
+    }
+    let after = cluster.node(leader).status().expect("a status");
+    for field in ["cluster_id", "leader", "term", "replication_factor"] {
+        assert_eq!(after[field], before[field], "{field}: {after}");
+    }
+    let names = |status: &serde_json::Value| -> Vec<String> {
+        status["members"].as_array().expect("members").iter().map(|member| member["name"].to_string()).collect()
+    };
+    assert_eq!(names(&after), names(&before));
+    let factor = request_with("PUT", "/api/cluster/replication-factor", &json!({"value": 5}));
+    assert_eq!(request(&address, &factor).expect("an answer").status, 200, "without a key it is done");
+}

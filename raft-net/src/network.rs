@@ -124,8 +124,7 @@ impl<T: Transport> Network<T> {
         request: PeerRequest,
         timeout: Duration,
     ) -> Result<PeerResponse, NetError> {
-        let call = self.submit(target, address, Purpose::Peer, Kind::Peer, &request)?;
-        decode_answer("peer response", &call.within(timeout).await?)
+        self.ask(target, address, Purpose::Peer, &request, timeout).await
     }
 
     /// As [`Self::request`], over the connection for what must not wait, which votes take too. Who asks this way now and
@@ -140,7 +139,18 @@ impl<T: Transport> Network<T> {
         request: PeerRequest,
         timeout: Duration,
     ) -> Result<PeerResponse, NetError> {
-        let call = self.submit(target, address, Purpose::Urgent, Kind::Peer, &request)?;
+        self.ask(target, address, Purpose::Urgent, &request, timeout).await
+    }
+
+    async fn ask(
+        &self,
+        target: NodeId,
+        address: &str,
+        purpose: Purpose,
+        request: &PeerRequest,
+        timeout: Duration,
+    ) -> Result<PeerResponse, NetError> {
+        let call = self.submit(target, address, purpose, Kind::Peer, request)?;
         decode_answer("peer response", &call.within(timeout).await?)
     }
 

@@ -6,11 +6,11 @@ use futures_util::future::join_all;
 use hexkv_raft_net::Cookie;
 
 use crate::{
-    config::{Config, DiscoveryType, Target},
+    config::{Config, DiscoveryType, NodeName, Target},
     discovery::{
         Directory, DiscoveryError,
         dns::{Dns, DnsError, DnsSettings},
-        epmd::{Epmd, EpmdError, EpmdRole, EpmdSettings},
+        epmd::{self, Epmd, EpmdError, EpmdRole, EpmdSettings},
         gossip::{Gossip, GossipError, GossipSettings},
         resolve_target,
     },
@@ -54,6 +54,9 @@ enum Finder {
 /// How this node is found, and finds others.
 #[derive(Debug)]
 pub struct Naming {
+    /// This node's name, as processes of its own host look it up.
+    here: NodeName,
+    raft_port: u16,
     directory: Directory,
     registration: tokio::sync::Mutex<Option<Epmd>>,
     role: tokio::sync::watch::Receiver<EpmdRole>,
@@ -97,7 +100,10 @@ impl Naming {
         let settings = EpmdSettings { port: config.epmd_port, bind: config.bind };
         let epmd = Epmd::start(settings, config.node_name.short(), raft_port).await?;
         let role = epmd.role();
-        Ok(Self { directory: config.into(), role, registration: tokio::sync::Mutex::new(Some(epmd)), finder })
+        let loopback = "127.0.0.1".parse().expect("an address is a host");
+        let here = NodeName::new(config.node_name.short(), loopback).expect("it is the short part of a name");
+        let registration = tokio::sync::Mutex::new(Some(epmd));
+        Ok(Self { here, raft_port, directory: config.into(), role, registration, finder })
     }
 
     /// `host:port` of the raft port of `target`.
@@ -142,6 +148,18 @@ impl Naming {
             EpmdRole::Off => "off",
             EpmdRole::Serving | EpmdRole::Registered => "ok",
             EpmdRole::Searching => "looking for a port mapper",
+        }
+    }
+
+    /// What the port mapper of this host answers to whoever asks it for this node: `ok`, `off`, or what is wrong.
+    pub async fn check_mapper(&self) -> String {
+        if *self.role.borrow() == EpmdRole::Off {
+            return self.mapper().into();
+        }
+        match epmd::resolve(&self.here, self.directory.epmd_port, RESOLVE_TIMEOUT).await {
+            Ok(port) if port == self.raft_port => "ok".into(),
+            Ok(port) => format!("it says that {} is at port {port}, not {}", self.here.short(), self.raft_port),
+            Err(e) => e.to_string(),
         }
     }
 

@@ -22,7 +22,7 @@ pub struct NodeCheck {
     /// Most files that it may have open; absent = no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_files_max: Option<u64>,
-    /// Its registration with the port mapper: `ok`, `off`, or what it waits for.
+    /// What the port mapper of its host says of it: `ok`, `off`, or what is wrong.
     pub port_mapper: String,
     /// Why its state is known to differ from the majority's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,7 +39,7 @@ pub struct DataDirCheck {
     pub path: String,
     /// Permission bits, octal: `755`.
     pub mode: String,
-    /// Why it cannot be written to.
+    /// Why no files can be made in it, or in which part of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_writable: Option<String>,
     /// What the node may still write there, in bytes.
@@ -76,6 +76,9 @@ pub struct PeerCheck {
     /// `host:port` that its bare name leads to; absent when it leads nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved: Option<String>,
+    /// What is at `resolved`, where that is not this member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<String>,
     /// Why its name leads nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unresolved: Option<String>,

@@ -230,8 +230,13 @@ async fn del(global: &Global, arguments: Del) -> Result<(), Failure> {
         (None, Some(prefix)) => client.delete_prefix(prefix).await?,
         (None, None) => client.delete_prefix("").await?,
     };
+    show_deleted(global, &answer)
+}
+
+/// What a deletion did, of keys by themselves or with their lease.
+pub fn show_deleted(global: &Global, answer: &DeleteAnswer) -> Result<(), Failure> {
     match global.output {
-        Output::Json => output::json(&answer),
+        Output::Json => output::json(answer),
         Output::Table => output::line(&format!("deleted {}, revision {}", answer.deleted, answer.revision)),
     }
 }

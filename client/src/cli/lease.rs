@@ -4,7 +4,7 @@ use clap::Subcommand;
 use hexkv_client::api::{LeaseItem, Ttl};
 
 use super::output::{self, Output};
-use super::{Failure, Global, TIMEOUT};
+use super::{Failure, Global, TIMEOUT, kv};
 
 /// A lease is kept alive so many times in its time to live: two attempts may fail.
 const KEEPALIVES_PER_TTL: u32 = 3;
@@ -62,13 +62,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<(), Failure> {
             }
         }
         Verb::Keepalive { id, once } => keepalive(global, id, once).await,
-        Verb::Revoke { id } => {
-            let answer = global.client(TIMEOUT)?.revoke_lease(id).await?;
-            match global.output {
-                Output::Json => output::json(&answer),
-                Output::Table => output::line(&format!("deleted {}, revision {}", answer.deleted, answer.revision)),
-            }
-        }
+        Verb::Revoke { id } => kv::show_deleted(global, &global.client(TIMEOUT)?.revoke_lease(id).await?),
         Verb::Show { id } => show(global, id).await,
         Verb::List => list(global).await,
     }

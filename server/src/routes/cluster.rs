@@ -1,5 +1,5 @@
 //! `/api/cluster`: status, members, join, leave, leadership, replication factor, state hash. Changes here name the
-//! state that they want, so doing one twice is doing it once: an `Idempotency-Key` is accepted and has no effect.
+//! state that they want, and their outcomes are not kept: an `Idempotency-Key` is refused.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,6 +16,7 @@ use hexkv_client::api::{
 };
 
 use super::{
+    idempotency::without_key,
     openapi::{
         parameters::MemberInPath,
         problems::{Busy, CannotJoin, LastOne, NotServing, NotThere, Refused, TooLarge, Unknown},
@@ -64,7 +65,7 @@ pub async fn members(State(node): State<Arc<Node>>, request: Request) -> Answer 
         Refused, NotThere, LastOne, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn remove_member(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let limit = query::<TimeoutQuery>(request.uri())?.timeout;
+    let limit = limit(&request)?;
     let name = key(request.uri(), "/api/cluster/members/")?;
     within(limit, node.remove_member(&String::from_utf8_lossy(&name))).await?;
     Ok(Json(node.status().await).into_response())
@@ -82,7 +83,7 @@ pub async fn remove_member(State(node): State<Arc<Node>>, request: Request) -> A
         Refused, CannotJoin, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn join(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let limit = query::<TimeoutQuery>(request.uri())?.timeout;
+    let limit = limit(&request)?;
     let wanted: JoinRequest =
         json_within(request, BODY_BYTES_MAX, limit.unwrap_or(node.config.request_timeout)).await?;
     let joining = node.clone();
@@ -104,7 +105,7 @@ pub async fn join(State(node): State<Arc<Node>>, request: Request) -> Answer {
         Refused, LastOne, Busy, NotServing, Unknown,
     ))]
 pub async fn leave(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let limit = query::<TimeoutQuery>(request.uri())?.timeout;
+    let limit = limit(&request)?;
     let leaving = node.clone();
     within(limit, finished(node.tasks.spawn(async move { leaving.leave().await }))).await?;
     Ok(Json(node.status().await).into_response())
@@ -119,7 +120,7 @@ pub async fn leave(State(node): State<Arc<Node>>, request: Request) -> Answer {
         Refused, NotThere, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn transfer_leader(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let limit = query::<TimeoutQuery>(request.uri())?.timeout;
+    let limit = limit(&request)?;
     let wanted: TransferLeaderRequest =
         json_within(request, BODY_BYTES_MAX, limit.unwrap_or(node.config.request_timeout)).await?;
     within(limit, node.transfer_leader(&wanted.to)).await?;
@@ -137,7 +138,7 @@ pub async fn transfer_leader(State(node): State<Arc<Node>>, request: Request) ->
         Refused, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn replication_factor(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    let limit = query::<TimeoutQuery>(request.uri())?.timeout;
+    let limit = limit(&request)?;
     let wanted: ReplicationFactorRequest =
         json_within(request, BODY_BYTES_MAX, limit.unwrap_or(node.config.request_timeout)).await?;
     within(limit, node.set_replication_factor(wanted.value)).await?;
@@ -157,13 +158,19 @@ pub async fn hash(State(node): State<Arc<Node>>, request: Request) -> Answer {
 
 /// Checks this node, and its way to each other member.
 ///
-/// Its clock, data directory, cookie file and limits; names, raft ports and cookies of the others, each tried for up to 3 s. Neither
+/// Its clock, data directory, cookie file and limits; names, raft ports and cookies of the others, each tried for up to 5 s. Neither
 /// side sends the cookie. `client doctor` asks every node.
 #[utoipa::path(get, path = "/api/cluster/check", operation_id = "check_node", tag = "cluster",
     responses((status = 200, description = "What was found", body = NodeCheck), Refused))]
 pub async fn check(State(node): State<Arc<Node>>, request: Request) -> Answer {
     query::<NoQuery>(request.uri())?;
     Ok(Json(node.check().await).into_response())
+}
+
+/// How long whoever asks for a change of the cluster waits at most.
+fn limit(request: &Request) -> Result<Option<Duration>, Error> {
+    without_key(request)?;
+    Ok(query::<TimeoutQuery>(request.uri())?.timeout)
 }
 
 /// Answers after `limit` at the latest; what was begun goes on.

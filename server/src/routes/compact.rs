@@ -12,8 +12,7 @@ use hexkv_client::api::{Code, CompactAnswer, CompactRequest};
 use hexkv_store::{command::Command, outcome::Outcome};
 
 use super::{
-    coordination::marked,
-    idempotency::ChangeRequest,
+    idempotency::{ChangeRequest, marked},
     openapi::{
         parameters::IdempotencyKey,
         problems::{Busy, Forgotten, KeyMismatch, NotServing, Refused, TooLarge, Unknown},
@@ -33,7 +32,7 @@ use crate::{
     params(TimeoutQuery, IdempotencyKey),
     request_body(content = CompactRequest, example = json!({"revision": 1})),
     responses(
-        (status = 200, description = "Forgotten", body = CompactAnswer, headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")), example = json!({"compacted_revision": 1})),
+        (status = 200, description = "Forgotten", body = CompactAnswer, example = json!({"compacted_revision": 1})),
         Refused, KeyMismatch, Forgotten, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn compact(State(node): State<Arc<Node>>, request: Request) -> Result<Response<Body>, Error> {

@@ -1,28 +1,26 @@
 //! What the routes of locks, elections and the registry have in common: names, times, limits, and what a token does.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json,
     body::Body,
     extract::Request,
     http::{Response, Uri},
-    response::IntoResponse,
 };
 use hexkv_client::api::{ReleaseAnswer, RenewRequest, Ttl};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use utoipa::IntoParams;
 
 use super::{
-    idempotency::{ChangeRequest, mark_replay},
+    idempotency::{ChangeRequest, marked},
     lease,
     openapi::schemas,
-    request::{BODY_BYTES_MAX, NoQuery, json_within, key, query},
+    request::{BODY_BYTES_MAX, NoQuery, json_with_body, json_within, key, query},
 };
 use crate::{
     coordination::{
         STEP_TIMEOUT, check_name,
-        queue::{Place, Queue, lease_of},
+        queue::{Entry, Place, Queue, lease_of},
     },
     error::Error,
     node::Node,
@@ -45,6 +43,23 @@ pub struct TokenQuery {
     token: String,
 }
 
+/// `POST {prefix}{name}`: takes a place in the line and waits until it is the first one; also whether an earlier attempt did.
+/// `read` makes of the body what the place says, and how long to wait.
+pub async fn acquire<T: DeserializeOwned>(
+    node: &Arc<Node>,
+    request: Request,
+    prefix: &str,
+    line: fn(&str) -> Queue,
+    read: fn(T) -> Result<(Entry, Duration), Error>,
+) -> Result<(Place, bool), Error> {
+    query::<NoQuery>(request.uri())?;
+    let line = line(&name(request.uri(), prefix, "")?);
+    let asked = ChangeRequest::of(&request, STEP_TIMEOUT)?;
+    let (wanted, body) = json_with_body::<T>(request, BODY_BYTES_MAX, node.config.request_timeout).await?;
+    let (entry, wait) = read(wanted)?;
+    line.acquire(node, entry, wait, &asked.with_body(&body)).await
+}
+
 /// `POST {prefix}{name}/renew`: whoever has the token of the first place in the line has it for its full time again.
 pub async fn renew(node: &Node, request: Request, prefix: &str, line: fn(&str) -> Queue) -> Result<Place, Error> {
     query::<NoQuery>(request.uri())?;
@@ -65,13 +80,6 @@ pub async fn release(
     let context = ChangeRequest::of(&request, STEP_TIMEOUT)?.with_body(&[]);
     let replayed = line.release(node, lease_of(&q.token)?, &context).await?;
     Ok(marked(ReleaseAnswer { released: true }, replayed))
-}
-
-/// The answer to a change that may have been done by an earlier attempt.
-pub fn marked(answer: impl serde::Serialize, replayed: bool) -> Response<Body> {
-    let mut response = Json(answer).into_response();
-    mark_replay(&mut response, replayed);
-    response
 }
 
 /// The name behind `prefix` in the path, before `suffix`.

@@ -18,20 +18,17 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::{
-    coordination::{self, TokenQuery, check_text, marked, name, ttl_ms, wait},
-    idempotency::ChangeRequest,
+    coordination::{self, TokenQuery, check_text, name, ttl_ms, wait},
+    idempotency::marked,
     openapi::{
         parameters::{IdempotencyKey, NameInPath},
         problems::{Busy, KeyMismatch, NotHolding, NotServing, Refused, Taken, TooLarge, Unknown},
         schemas,
     },
-    request::{BODY_BYTES_MAX, NoQuery, json_with_body, query},
+    request::query,
 };
 use crate::{
-    coordination::{
-        STEP_TIMEOUT,
-        queue::{Entry, Place, Queue, View, token},
-    },
+    coordination::queue::{Entry, Place, Queue, View, token},
     error::Error,
     http_server::Connection,
     node::Node,
@@ -61,20 +58,19 @@ struct ObserveQuery {
     request_body(content = CampaignRequest,
         example = json!({"candidate": "host-1", "value": "10.0.0.1:9000", "ttl": "30s", "wait": "10s"})),
     responses(
-        (status = 200, description = "It leads", body = CampaignAnswer, headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")),
+        (status = 200, description = "It leads", body = CampaignAnswer,
             example = json!({"token": "5912837465018273", "candidate": "host-1", "fencing_token": 42, "ttl_ms": 30000})),
         Refused, KeyMismatch, Taken, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn campaign(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    query::<NoQuery>(request.uri())?;
-    let queue = Queue::election(&name(request.uri(), PREFIX, "")?);
-    let asked = ChangeRequest::of(&request, STEP_TIMEOUT)?;
-    let (wanted, body) =
-        json_with_body::<CampaignRequest>(request, BODY_BYTES_MAX, node.config.request_timeout).await?;
-    check_text("candidate", &wanted.candidate, false)?;
-    check_text("value", wanted.value.as_deref().unwrap_or_default(), true)?;
-    let entry = Entry { owner: wanted.candidate, value: wanted.value, ttl_ms: ttl_ms(wanted.ttl)? };
-    let (place, replayed) = queue.acquire(&node, entry, wait(wanted.wait.as_deref())?, &asked.with_body(&body)).await?;
+    let (place, replayed) =
+        coordination::acquire(&node, request, PREFIX, Queue::election, |wanted: CampaignRequest| {
+            check_text("candidate", &wanted.candidate, false)?;
+            check_text("value", wanted.value.as_deref().unwrap_or_default(), true)?;
+            let entry = Entry { owner: wanted.candidate, value: wanted.value, ttl_ms: ttl_ms(wanted.ttl)? };
+            Ok((entry, wait(wanted.wait.as_deref())?))
+        })
+        .await?;
     Ok(marked(answer(place), replayed))
 }
 
@@ -95,7 +91,7 @@ pub async fn renew(State(node): State<Arc<Node>>, request: Request) -> Answer {
 #[utoipa::path(delete, path = "/api/elections/{name}", operation_id = "resign", tag = "elections",
     params(NameInPath, TokenQuery, IdempotencyKey),
     responses(
-        (status = 200, description = "Given up", body = ReleaseAnswer, headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")), example = json!({"released": true})),
+        (status = 200, description = "Given up", body = ReleaseAnswer, example = json!({"released": true})),
         Refused, KeyMismatch, NotHolding, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn resign(State(node): State<Arc<Node>>, request: Request) -> Answer {

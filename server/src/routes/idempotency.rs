@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use axum::{
+    Json,
     body::Body,
     extract::Request,
     http::{HeaderMap, HeaderValue, Response, Uri, header},
+    response::IntoResponse,
 };
 use bytes::Bytes;
 use hexkv_store::dedupe::{Fingerprint, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency};
@@ -52,6 +54,26 @@ impl ChangeRequest {
         let idempotency = key.map(|key| Idempotency { key, fingerprint: fingerprint.part(Some(body)).finish() });
         ChangeContext { idempotency, timeout }
     }
+}
+
+/// Refuses a change that is not done once for a key: its client would believe that it may be sent again.
+///
+/// # Errors
+/// 400 where there is an `Idempotency-Key`.
+pub fn without_key(request: &Request) -> Result<(), Error> {
+    if request.headers().contains_key(IDEMPOTENCY_KEY) {
+        return Err(Error::invalid(
+            "changes of the cluster take no Idempotency-Key, and nothing was done: leave it out. They name the state that they want; `client status` shows whether it is so before one is sent again",
+        ));
+    }
+    Ok(())
+}
+
+/// The answer to a change that may have been done by an earlier attempt.
+pub fn marked(answer: impl serde::Serialize, replayed: bool) -> Response<Body> {
+    let mut response = Json(answer).into_response();
+    mark_replay(&mut response, replayed);
+    response
 }
 
 /// Marks `response` where it tells what an earlier attempt did.

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::{
-    idempotency::{ChangeRequest, mark_replay},
+    idempotency::{ChangeRequest, marked},
     openapi::{
         parameters::{IdempotencyKey, LeaseInPath},
         problems::{Busy, KeyMismatch, NoSuchLease, NotServing, Refused, TooLarge, Unknown},
@@ -65,7 +65,6 @@ fn id(uri: &Uri) -> Result<u64, Error> {
     )),
     responses(
         (status = 200, description = "Granted", body = LeaseAnswer,
-            headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")),
             example = json!({"id": 6364136223846793_u64, "ttl": "30s", "ttl_ms": 30000})),
         Refused, TooLarge, KeyMismatch, Busy, NotServing, Unknown,
     ))]
@@ -76,9 +75,7 @@ pub async fn grant(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let (wanted, body) = json_with_body::<LeaseRequest>(request, BODY_BYTES_MAX, patience).await?;
     let ttl_ms = ttl_ms(wanted.ttl)?;
     let (id, replayed) = node.grant_lease(ttl_ms, &asked.with_body(&body)).await?;
-    let mut response = Json(lease_answer(id, ttl_ms)).into_response();
-    mark_replay(&mut response, replayed);
-    Ok(response)
+    Ok(marked(lease_answer(id, ttl_ms), replayed))
 }
 
 /// Keeps a lease alive.
@@ -102,7 +99,6 @@ pub async fn keep_alive(State(node): State<Arc<Node>>, request: Request) -> Answ
     params(LeaseInPath, TimeoutQuery, IdempotencyKey),
     responses(
         (status = 200, description = "It ended", body = DeleteAnswer,
-            headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")),
             example = json!({"revision": 19, "deleted": 2})),
         Refused, NoSuchLease, KeyMismatch, Busy, NotServing, Unknown,
     ))]
@@ -110,9 +106,7 @@ pub async fn revoke(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let (id, q) = (id(request.uri())?, query::<TimeoutQuery>(request.uri())?);
     let context = ChangeRequest::of(&request, q.patience(&node))?.with_body(&[]);
     let ((revision, deleted), replayed) = node.revoke_lease(id, &context).await?;
-    let mut response = Json(DeleteAnswer { revision, deleted, prev: None }).into_response();
-    mark_replay(&mut response, replayed);
-    Ok(response)
+    Ok(marked(DeleteAnswer { revision, deleted, prev: None }, replayed))
 }
 
 /// Shows a lease, with the first 1,000 of its keys.

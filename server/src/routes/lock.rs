@@ -12,19 +12,16 @@ use axum::{
 use hexkv_client::api::{LockAnswer, LockHolder, LockRequest, LockStatus, ReleaseAnswer, RenewRequest};
 
 use super::{
-    coordination::{self, TokenQuery, check_text, marked, name, ttl_ms, wait},
-    idempotency::ChangeRequest,
+    coordination::{self, TokenQuery, check_text, name, ttl_ms, wait},
+    idempotency::marked,
     openapi::{
         parameters::{IdempotencyKey, NameInPath},
         problems::{Busy, KeyMismatch, NotHolding, NotServing, Refused, Taken, TooLarge, Unknown},
     },
-    request::{BODY_BYTES_MAX, NoQuery, json_with_body, query},
+    request::{NoQuery, query},
 };
 use crate::{
-    coordination::{
-        STEP_TIMEOUT,
-        queue::{Entry, Place, Queue, token},
-    },
+    coordination::queue::{Entry, Place, Queue, token},
     error::Error,
     node::Node,
 };
@@ -44,19 +41,18 @@ type Answer = Result<Response<Body>, Error>;
         ("defaults" = (value = json!({}))),
     )),
     responses(
-        (status = 200, description = "It is held", body = LockAnswer, headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")),
+        (status = 200, description = "It is held", body = LockAnswer,
             example = json!({"token": "5912837465018273", "fencing_token": 42, "ttl_ms": 30000})),
         Refused, KeyMismatch, Taken, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn acquire(State(node): State<Arc<Node>>, request: Request) -> Answer {
-    query::<NoQuery>(request.uri())?;
-    let queue = Queue::lock(&name(request.uri(), PREFIX, "")?);
-    let asked = ChangeRequest::of(&request, STEP_TIMEOUT)?;
-    let (wanted, body) = json_with_body::<LockRequest>(request, BODY_BYTES_MAX, node.config.request_timeout).await?;
-    let owner = wanted.owner.unwrap_or_default();
-    check_text("owner", &owner, true)?;
-    let entry = Entry { owner, value: None, ttl_ms: ttl_ms(wanted.ttl)? };
-    let (place, replayed) = queue.acquire(&node, entry, wait(wanted.wait.as_deref())?, &asked.with_body(&body)).await?;
+    let (place, replayed) = coordination::acquire(&node, request, PREFIX, Queue::lock, |wanted: LockRequest| {
+        let owner = wanted.owner.unwrap_or_default();
+        check_text("owner", &owner, true)?;
+        let entry = Entry { owner, value: None, ttl_ms: ttl_ms(wanted.ttl)? };
+        Ok((entry, wait(wanted.wait.as_deref())?))
+    })
+    .await?;
     Ok(marked(answer(place), replayed))
 }
 
@@ -95,7 +91,7 @@ pub async fn status(State(node): State<Arc<Node>>, request: Request) -> Answer {
 #[utoipa::path(delete, path = "/api/locks/{name}", operation_id = "release_lock", tag = "locks",
     params(NameInPath, TokenQuery, IdempotencyKey),
     responses(
-        (status = 200, description = "Given up", body = ReleaseAnswer, headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")), example = json!({"released": true})),
+        (status = 200, description = "Given up", body = ReleaseAnswer, example = json!({"released": true})),
         Refused, KeyMismatch, NotHolding, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn release(State(node): State<Arc<Node>>, request: Request) -> Answer {

@@ -14,8 +14,8 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::{
-    coordination::{check_text, marked, name, ttl_ms},
-    idempotency::ChangeRequest,
+    coordination::{check_text, name, ttl_ms},
+    idempotency::{ChangeRequest, marked},
     openapi::{
         parameters::{IdempotencyKey, NameInPath},
         problems::{Busy, KeyMismatch, NotServing, NotThere, Owned, Refused, TooLarge, Unknown},
@@ -63,7 +63,7 @@ struct RemoveQuery {
     request_body(content = RegisterRequest,
         example = json!({"owner": "host-1", "address": "10.0.0.1:5432", "ttl": "30s"})),
     responses(
-        (status = 200, description = "Registered", body = Registration, headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")),
+        (status = 200, description = "Registered", body = Registration,
             example = json!({"name": "db-main", "owner": "host-1", "address": "10.0.0.1:5432", "ttl_ms": 30000, "revision": 42})),
         Refused, KeyMismatch, Owned, TooLarge, Busy, NotServing, Unknown,
     ))]
@@ -115,7 +115,7 @@ pub async fn list(State(node): State<Arc<Node>>, request: Request) -> Answer {
 #[utoipa::path(delete, path = "/api/registry/{name}", operation_id = "unregister", tag = "registry",
     params(NameInPath, RemoveQuery, IdempotencyKey),
     responses(
-        (status = 200, description = "It is not there", body = UnregisterAnswer, headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")), example = json!({"removed": true})),
+        (status = 200, description = "It is not there", body = UnregisterAnswer, example = json!({"removed": true})),
         Refused, KeyMismatch, NotThere, Owned, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn remove(State(node): State<Arc<Node>>, request: Request) -> Answer {

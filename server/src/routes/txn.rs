@@ -3,11 +3,9 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use axum::{
-    Json,
     body::Body,
     extract::{Request, State},
     http::Response,
-    response::IntoResponse,
 };
 use bytes::Bytes;
 use hexkv_client::api::{self, Code, DeleteAnswer, PutAnswer, SortOrder, TxnAnswer, TxnRequest, TxnResult};
@@ -19,7 +17,7 @@ use hexkv_store::{
 };
 
 use super::{
-    idempotency::{ChangeRequest, mark_replay},
+    idempotency::{ChangeRequest, marked},
     kv::unexpected,
     lease::ttl_ms,
     openapi::{
@@ -64,7 +62,6 @@ const TXN_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
     )),
     responses(
         (status = 200, description = "Whichever branch was done", body = TxnAnswer,
-            headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")),
             example = json!({"revision": 18, "succeeded": true, "results": [{"revision": 18, "create_revision": 17, "version": 2}]})),
         Refused, NoSuchLease, TooLarge, KeyMismatch, Busy, NotServing, Unknown,
     ))]
@@ -87,9 +84,7 @@ pub async fn transact(State(node): State<Arc<Node>>, request: Request) -> Result
         Outcome::Refused(refusal) => return Err(Error { replayed, ..as_written(&txn, refusal).into() }),
         other => return Err(Error::new(Code::Internal, format!("unexpected outcome {other:?}"))),
     };
-    let mut response = Json(answer(&txn, outcome)?).into_response();
-    mark_replay(&mut response, replayed);
-    Ok(response)
+    Ok(marked(answer(&txn, outcome)?, replayed))
 }
 
 /// Turns a body into a transaction. Invariant: `bytes` is the size of all keys and values taken so far, never above
@@ -309,6 +304,7 @@ fn granted_as((op, result): (&TxnOp, &OpResult)) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use axum::Json;
     use hexkv_client::api::TXN_OPERATIONS_MAX;
     use hexkv_store::command::KEY_BYTES_MAX;
     use serde_json::json;

@@ -457,76 +457,21 @@ impl ListRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::TXN_OPERATIONS_MAX;
-
-    /// So many keys with values of this size, none of them held anywhere.
-    struct Many {
-        keys: u64,
-        value: Bytes,
-        directory: Directory,
-        leases: Leases,
-    }
-
-    impl Many {
-        fn record(&self) -> Record {
-            Record {
-                create_revision: 1,
-                mod_revision: 1,
-                version: 1,
-                lease: 0,
-                content_type: None,
-                value: self.value.clone(),
-            }
-        }
-    }
-
-    impl View for Many {
-        fn get(&self, key: &[u8]) -> Result<Option<Record>, StoreError> {
-            let number: u64 = std::str::from_utf8(key).unwrap().parse().unwrap();
-            Ok((number < self.keys).then(|| self.record()))
-        }
-
-        fn scan(&self, _all: &Span, visit: &mut EntryVisit<'_>) -> Result<(), StoreError> {
-            for number in 0..self.keys {
-                if visit(format!("{number:08}").as_bytes(), Entry::Record(&self.record())).is_break() {
-                    break;
-                }
-            }
-            Ok(())
-        }
-
-        fn deleted_at(&self, _key: &[u8]) -> u64 {
-            0
-        }
-
-        fn revision(&self) -> u64 {
-            1
-        }
-
-        fn compacted_revision(&self) -> u64 {
-            0
-        }
-
-        fn directory(&self) -> &Directory {
-            &self.directory
-        }
-
-        fn leases(&self) -> &Leases {
-            &self.leases
-        }
-    }
+    use crate::{command::TXN_OPERATIONS_MAX, state_machine::tests::given::Given};
 
     const MOMENT: Moment = Moment { time_ms: 1, term: 1 };
 
-    fn many(keys: u64, value_bytes: usize) -> Many {
-        Many { keys, value: vec![0; value_bytes].into(), directory: Directory::default(), leases: Leases::default() }
+    /// So many keys with values of this size.
+    fn many(keys: u64, value_bytes: usize) -> Given {
+        let record = Given::record(0, value_bytes);
+        Given::new((0..keys).map(|number| (format!("{number:08}").into(), record.clone())))
     }
 
     fn delete(number: u64) -> TxnOp {
         TxnOp::Delete { key: format!("{number:08}").into(), prev: false }
     }
 
-    fn run(view: &Many, operations: Vec<TxnOp>) -> Effects {
+    fn run(view: &Given, operations: Vec<TxnOp>) -> Effects {
         evaluate(view, &Command::Txn(Txn { success: operations, ..Txn::default() }), MOMENT).unwrap()
     }
 

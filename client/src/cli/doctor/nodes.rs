@@ -145,25 +145,26 @@ fn of_peers(check: &NodeCheck) -> Vec<Finding> {
                 "see whether it runs, and that RAFT_PORT, BIND, ADVERTISE and firewalls let this node in",
             )),
         }
-        match (&peer.resolved, &peer.unresolved) {
-            (Some(resolved), _) if *resolved != peer.raft => found.push(Finding::warning(
+        if let (Some(resolved), Some(who)) = (&peer.resolved, &peer.elsewhere) {
+            found.push(Finding::warning(
                 "names",
-                format!("the name {} leads to {resolved}, it is at {}", peer.name, peer.raft),
+                format!("the name {} leads to {resolved}, and it is at {}: {who}", peer.name, peer.raft),
                 "correct CLUSTER_NODES, or see who registered that name with the port mapper",
-            )),
-            (None, Some(why)) => found.push(Finding::warning(
+            ));
+        }
+        if let Some(why) = &peer.unresolved {
+            found.push(Finding::warning(
                 "names",
                 format!("the name {} leads nowhere: {why}", peer.name),
                 "members reach each other all the same; to join by name, start the port mapper there (EPMD_PORT) or use NAME@HOST:PORT",
-            )),
-            (Some(_) | None, _) => {}
+            ));
         }
     }
     if !["ok", "off"].contains(&check.port_mapper.as_str()) {
         found.push(Finding::warning(
             "names",
-            format!("the node is not registered: {}", check.port_mapper),
-            "see what listens on EPMD_PORT of its host",
+            format!("the port mapper does not lead to this node: {}", check.port_mapper),
+            "see what listens on EPMD_PORT of its host; the node registers again by itself once that is a port mapper",
         ));
     }
     let mut told = BTreeSet::new();

@@ -3,10 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json,
     extract::{Request, State},
     http::{HeaderMap, header},
-    response::IntoResponse,
 };
 use bytes::Bytes;
 use hexkv_client::api::{Code, DeleteAnswer, PutAnswer, Ttl};
@@ -20,7 +18,7 @@ use utoipa::IntoParams;
 
 use super::{
     super::{
-        idempotency::{ChangeRequest, mark_replay},
+        idempotency::{ChangeRequest, marked},
         lease::ttl_ms,
         openapi::{
             parameters::{IdempotencyKey, IfAbsent, IfMatch, KeyInPath},
@@ -98,10 +96,7 @@ struct ChangeQuery {
     )),
     responses(
         (status = 200, description = "Written", body = PutAnswer,
-            headers(
-            ("ETag" = String, description = "The revision in quotes"),
-            ("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it"),
-        ),
+            headers(("ETag" = String, description = "The revision in quotes")),
             example = json!({"revision": 18, "create_revision": 17, "version": 2})),
         Refused, NoSuchLease, ConditionFailed, TooLarge, KeyMismatch, Busy, NotServing, Unknown,
     ))]
@@ -125,10 +120,9 @@ pub async fn put_key(State(node): State<Arc<Node>>, request: Request) -> Answer 
             let prev = prev.map(|record| item(&key, &record, true));
             // A replay's lease is the one that was granted then.
             let lease = granted.or((lease != 0).then_some(lease));
-            let mut response =
-                Json(PutAnswer { revision: outcome.revision, create_revision, version, lease, prev }).into_response();
+            let answer = PutAnswer { revision: outcome.revision, create_revision, version, lease, prev };
+            let mut response = marked(answer, replayed);
             response.headers_mut().insert(header::ETAG, etag(outcome.revision));
-            mark_replay(&mut response, replayed);
             Ok(response)
         }
         other => Err(unexpected(&other)),
@@ -142,7 +136,6 @@ pub async fn put_key(State(node): State<Arc<Node>>, request: Request) -> Answer 
     params(KeyInPath, ChangeQuery, IfMatch, IfAbsent, IdempotencyKey),
     responses(
         (status = 200, description = "It is not there", body = DeleteAnswer,
-            headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")),
             example = json!({"revision": 19, "deleted": 1})),
         Refused, ConditionFailed, TooLarge, KeyMismatch, Busy, NotServing, Unknown,
     ))]
@@ -155,9 +148,7 @@ pub async fn delete_key(State(node): State<Arc<Node>>, request: Request) -> Answ
     match outcome.results.into_iter().next() {
         Some(OpResult::Delete { deleted, prev }) => {
             let prev = prev.map(|record| item(&key, &record, true));
-            let mut response = Json(DeleteAnswer { revision: outcome.revision, deleted, prev }).into_response();
-            mark_replay(&mut response, replayed);
-            Ok(response)
+            Ok(marked(DeleteAnswer { revision: outcome.revision, deleted, prev }, replayed))
         }
         other => Err(unexpected(&other)),
     }
@@ -235,7 +226,6 @@ struct DeleteRangeQuery {
     params(DeleteRangeQuery, IdempotencyKey),
     responses(
         (status = 200, description = "None of them is there", body = DeleteAnswer,
-            headers(("Idempotent-Replay" = String, description = "Only `true`, where an earlier attempt did it")),
             example = json!({"revision": 20, "deleted": 3})),
         Refused, TooLarge, KeyMismatch, Busy, NotServing, Unknown,
     ))]
@@ -248,9 +238,7 @@ pub async fn delete_range(State(node): State<Arc<Node>>, request: Request) -> An
     let (outcome, replayed) = propose_txn(&node, &command, &context).await?;
     match outcome.results.into_iter().next() {
         Some(OpResult::Delete { deleted, .. }) => {
-            let mut response = Json(DeleteAnswer { revision: outcome.revision, deleted, prev: None }).into_response();
-            mark_replay(&mut response, replayed);
-            Ok(response)
+            Ok(marked(DeleteAnswer { revision: outcome.revision, deleted, prev: None }, replayed))
         }
         other => Err(unexpected(&other)),
     }

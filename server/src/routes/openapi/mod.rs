@@ -114,8 +114,14 @@ fn object(value: &mut Value) -> &mut Map<String, Value> {
     value.as_object_mut().expect("an object by the definition of OpenAPI")
 }
 
-/// What any operation can answer: the limit of connections comes before the route.
+/// What any operation can answer: the limit of connections comes before the route. What takes an idempotency key may answer
+/// what an earlier attempt did.
 fn complete(operation: &mut Value) {
+    let mut taken = operation["parameters"].as_array().into_iter().flatten();
+    if taken.any(|parameter| parameter["name"] == "Idempotency-Key") {
+        operation["responses"]["200"]["headers"]["Idempotent-Replay"] =
+            json!({"schema": {"type": "string"}, "description": "Only `true`, where an earlier attempt did it"});
+    }
     let responses = object(&mut operation["responses"]);
     responses.entry("429").or_insert_with(|| json!({"$ref": "#/components/responses/Busy"}));
     for response in responses.values_mut().filter_map(Value::as_object_mut) {

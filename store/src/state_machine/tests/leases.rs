@@ -1,27 +1,21 @@
 //! Leases, and what is attached to them, against a model.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::ControlFlow,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
 use proptest::{prelude::*, test_runner::Config as ProptestConfig};
 
-use super::*;
+use super::{given::Given, *};
 use crate::{
     change_log::{Change, Replaced},
     command::{RANGE_DELETE_KEYS_MAX, REPLACED_BYTES_MAX},
-    engine::Span,
     lease::{LEASE_BYTES_MAX, LEASE_KEYS_MAX, Lease, LeaseObserver, LeaseRecord},
     outcome::Refusal,
     record::Record,
     state_machine::{
-        directory::Directory,
-        evaluate::{Effects, Moment, View, evaluate},
+        evaluate::{Effects, Moment, evaluate},
         leases::{LeaseChange, Leases},
         load::hash_engine,
-        merge::{Entry as ScanEntry, EntryVisit},
         page::size_bytes,
     },
 };
@@ -256,81 +250,35 @@ fn an_observer_is_told_of_what_happened_and_of_nothing_else() {
 }
 
 /// `sizes[i]` keys with values of `value_bytes` are attached to lease i + 1.
-struct Attached {
-    leases: Leases,
-    directory: Directory,
-    value_bytes: usize,
+fn attached(sizes: &[u64], value_bytes: usize) -> Given {
+    let keys = |(id, keys): (u64, &u64)| {
+        let record = Given::record(id, value_bytes);
+        (0..*keys).map(move |number| (Bytes::from(format!("{id}/{number:06}")), record.clone()))
+    };
+    let mut view = Given::new((1..).zip(sizes).flat_map(keys));
+    let lease = Lease { ttl_ms: 1_000, granted_ms: 1 };
+    for id in 1..=sizes.len() as u64 {
+        let of_lease = view.records.iter().filter(|(_, record)| record.lease == id);
+        let attach = |(key, record): (&Bytes, &Record)| Change {
+            key: key.clone(),
+            new: Some(record.clone()),
+            old: Replaced::Absent { deleted_at: 0 },
+        };
+        let changes: Vec<Change> = of_lease.map(attach).collect();
+        view.leases.publish(&[LeaseChange { id, old: None, new: Some(lease) }], &changes);
+    }
+    view
 }
 
-impl Attached {
-    fn new(sizes: &[u64], value_bytes: usize) -> Self {
-        let mut this = Self { leases: Leases::default(), directory: Directory::default(), value_bytes };
-        let lease = Lease { ttl_ms: 1_000, granted_ms: 1 };
-        for (id, keys) in (1..).zip(sizes) {
-            let change = LeaseChange { id, old: None, new: Some(lease) };
-            let attach = |number: u64| Change {
-                key: Bytes::from(format!("{id}/{number:06}")),
-                new: Some(this.record(id)),
-                old: Replaced::Absent { deleted_at: 0 },
-            };
-            let changes: Vec<Change> = (0..*keys).map(attach).collect();
-            this.leases.publish(&[change], &changes);
-        }
-        this
-    }
-
-    fn record(&self, lease: u64) -> Record {
-        let value = Bytes::from(vec![0; self.value_bytes]);
-        Record { create_revision: 1, mod_revision: 1, version: 1, lease, content_type: None, value }
-    }
-
-    fn run(&self, command: &Command) -> Effects {
-        evaluate(self, command, Moment { time_ms: 1, term: TERM }).unwrap()
-    }
-
-    fn expire(&self, ids: &[u64]) -> (Vec<u64>, usize) {
-        let effects = self.run(&Command::ExpireLeases { ids: ids.to_vec(), term: TERM });
-        let Outcome::LeasesExpired { ended, .. } = effects.outcome else { panic!("{:?}", effects.outcome) };
-        assert_eq!(effects.leases.len(), ended.len());
-        (ended, effects.changes.map_or(0, |changes| changes.len()))
-    }
+fn evaluated(view: &Given, command: &Command) -> Effects {
+    evaluate(view, command, Moment { time_ms: 1, term: TERM }).unwrap()
 }
 
-impl View for Attached {
-    fn get(&self, key: &[u8]) -> Result<Option<Record>, StoreError> {
-        let id = std::str::from_utf8(key).unwrap().split_once('/').map(|(id, _)| id.parse().unwrap());
-        Ok(id.filter(|id| self.leases.keys(*id).any(|attached| attached == key)).map(|id| self.record(id)))
-    }
-
-    fn scan(&self, _span: &Span, visit: &mut EntryVisit<'_>) -> Result<(), StoreError> {
-        let record = self.record(1);
-        for key in self.leases.keys(1) {
-            if let ControlFlow::Break(()) = visit(key, ScanEntry::Record(&record)) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn deleted_at(&self, _key: &[u8]) -> u64 {
-        0
-    }
-
-    fn revision(&self) -> u64 {
-        1
-    }
-
-    fn compacted_revision(&self) -> u64 {
-        0
-    }
-
-    fn directory(&self) -> &Directory {
-        &self.directory
-    }
-
-    fn leases(&self) -> &Leases {
-        &self.leases
-    }
+fn expire(view: &Given, ids: &[u64]) -> (Vec<u64>, usize) {
+    let effects = evaluated(view, &Command::ExpireLeases { ids: ids.to_vec(), term: TERM });
+    let Outcome::LeasesExpired { ended, .. } = effects.outcome else { panic!("{:?}", effects.outcome) };
+    assert_eq!(effects.leases.len(), ended.len());
+    (ended, effects.changes.map_or(0, |changes| changes.len()))
 }
 
 fn put_with(lease: u64, key: &str, value_bytes: usize) -> Command {
@@ -341,24 +289,24 @@ fn put_with(lease: u64, key: &str, value_bytes: usize) -> Command {
 #[test]
 fn a_lease_has_so_many_bytes_and_no_more_and_its_end_fits_one_revision() {
     const MIB: usize = 1024 * 1024;
-    let room = |view: &Attached| LEASE_BYTES_MAX - view.leases.size(1).1;
-    let view = Attached::new(&[60, 10], MIB);
-    let fits = room(&view) - size_bytes(b"1/x", &Record { value: Bytes::new(), ..view.record(1) });
-    let outcome = view.run(&put_with(1, "1/x", fits as usize)).outcome;
+    let room = |view: &Given| LEASE_BYTES_MAX - view.leases.size(1).1;
+    let view = attached(&[60, 10], MIB);
+    let fits = room(&view) - size_bytes(b"1/x", &Record { value: Bytes::new(), ..Given::record(1, MIB) });
+    let outcome = evaluated(&view, &put_with(1, "1/x", fits as usize)).outcome;
     assert!(matches!(outcome, Outcome::Txn(_)), "{outcome:?}");
-    let refused = view.run(&put_with(1, "1/x", fits as usize + 1));
+    let refused = evaluated(&view, &put_with(1, "1/x", fits as usize + 1));
     assert!(matches!(refused.outcome, Outcome::Refused(Refusal::Limit { operation: 0, .. })), "{:?}", refused.outcome);
     assert_eq!((refused.changes, refused.leases), (None, vec![]));
-    assert_eq!(view.expire(&[1, 2]), (vec![1], 60), "both are more than one revision takes");
-    assert_eq!(view.expire(&[2, 1]), (vec![2], 10));
+    assert_eq!(expire(&view, &[1, 2]), (vec![1], 60), "both are more than one revision takes");
+    assert_eq!(expire(&view, &[2, 1]), (vec![2], 10));
     assert!(view.leases.size(1).1 + view.leases.size(2).1 > REPLACED_BYTES_MAX);
 }
 
 #[test]
 fn a_lease_has_so_many_keys_and_no_more() {
     let mut sizes = crate::state_machine::leases::TouchedLeases::default();
-    let base = Attached::new(&[LEASE_KEYS_MAX, 1], 0);
-    let record = base.record(1);
+    let base = attached(&[LEASE_KEYS_MAX, 1], 0);
+    let record = Given::record(1, 0);
     let full = sizes.follow(&base.leases, &bytes("one more"), None, Some(&record));
     assert!(full.is_err(), "{full:?}");
     sizes.follow(&base.leases, &bytes("1/000000"), Some(&record), Some(&record)).unwrap();

@@ -4,6 +4,7 @@ mod crash;
 mod dedupe;
 mod feed;
 mod flow;
+pub(super) mod given;
 mod leases;
 mod past;
 mod recovery;

@@ -1,16 +1,14 @@
-//! `client doctor`: each check is provoked.
+//! `client doctor`: each check is provoked, by what it looks for wherever a machine can have that.
 
-use std::{
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt as _,
-    process::Command,
-    sync::Arc,
-};
+mod directory;
+mod disguise;
+mod names;
+
+use std::{io::Write, net::TcpListener, os::unix::fs::PermissionsExt as _, process::Command};
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, Node, binary, eventually, free_ports, get, json, request};
+use crate::harness::{Cluster, binary, eventually, json, request};
 
 /// Exit code, and the document that it printed.
 fn doctor(endpoints: &[String], more: &[&str]) -> (i32, Value) {
@@ -47,53 +45,6 @@ fn until_found(endpoints: &[String], more: &[&str], check: &str, what: &str) -> 
         let (code, report) = doctor(endpoints, more);
         finding(&report, check, what).map(|found| (code, found)).ok_or_else(|| report.to_string())
     })
-}
-
-/// A node as someone between it and the doctor shows it: each JSON answer is changed by a function of path and answer.
-struct Disguise {
-    http: String,
-}
-
-type Change = dyn Fn(&str, &mut Value) + Send + Sync;
-
-impl Disguise {
-    fn of(node: &Node, change: Arc<Change>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let (http, behind) = (listener.local_addr().expect("bound").to_string(), node.http.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (behind, change) = (behind.clone(), change.clone());
-                std::thread::spawn(move || serve(stream, &behind, &*change));
-            }
-        });
-        Self { http }
-    }
-}
-
-/// One request a connection.
-fn serve(mut stream: TcpStream, behind: &str, change: &Change) -> Option<()> {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte).ok()?;
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).ok()?;
-    let path = head.split(' ').nth(1)?.to_owned();
-    let answer = request(behind, &get(&path)).ok()?;
-    let body = match serde_json::from_slice::<Value>(&answer.body) {
-        Ok(mut body) => {
-            change(&path, &mut body);
-            body.to_string().into_bytes()
-        }
-        Err(_) => answer.body,
-    };
-    let head = format!(
-        "HTTP/1.1 {} X\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-        answer.status,
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body)).ok()
 }
 
 #[test]
@@ -196,15 +147,6 @@ fn a_replication_factor_that_makes_no_sense_is_a_warning() {
 }
 
 #[test]
-fn names_that_lead_nowhere_are_found() {
-    let mut cluster = Cluster::empty(&[("EPMD_PORT", "0")]);
-    let first = format!("hex_hub1@{}", cluster.add_running().raft);
-    assert_eq!(cluster.add_running().join(&first, false).status, 200);
-    let (_, found) = until_found(&[cluster.node(1).http.clone()], &[], "names", "leads nowhere");
-    assert_eq!(found["severity"], "warning");
-}
-
-#[test]
 fn few_open_files_are_a_warning() {
     let mut cluster = Cluster::empty(&[]);
     let node = cluster.add();
@@ -215,66 +157,6 @@ fn few_open_files_are_a_warning() {
     rustix::process::prlimit(Some(pid), rustix::process::Resource::Nofile, limit).expect("a child's limit can be set");
     let (_, found) = until_found(std::slice::from_ref(&node.http), &[], "open_files", "only 1000 files");
     assert_eq!(found["severity"], "warning");
-}
-
-/// A cluster of two of which the doctor sees each through a disguise.
-fn disguised(cluster: &Cluster, change: impl Fn(usize, &str, &mut Value) + Send + Sync + 'static) -> Vec<String> {
-    let change = Arc::new(change);
-    let of = |(index, node): (usize, &Node)| {
-        let change = change.clone();
-        Disguise::of(node, Arc::new(move |path: &str, answer: &mut Value| change(index, path, answer))).http
-    };
-    cluster.nodes.iter().enumerate().map(of).collect()
-}
-
-#[test]
-fn clocks_versions_lag_and_states_that_differ_are_found() {
-    let cluster = Cluster::start(2);
-    // The second node's clock is an hour ahead, its version and its state are others, and it is far behind.
-    let ends = disguised(&cluster, |index, path, answer| {
-        if path == "/api/cluster/check" && index == 1 {
-            let time = answer["time_ms"].as_u64().expect("a time");
-            answer["time_ms"] = (time + 3_600_000).into();
-            answer["version"] = "9.9.9".into();
-        }
-        if path == "/api/cluster/hash" && index == 1 {
-            answer["hash"] = "00000000000000000000000000000bad".into();
-        }
-        if path == "/api/cluster/status" {
-            for member in answer["members"].as_array_mut().expect("members") {
-                member["lag_entries"] = 20_000.into();
-            }
-        }
-    });
-    let (code, clock) = until_found(&ends, &[], "clock", "ahead of that of");
-    assert_eq!((code, &clock["severity"]), (1, &"error".into()));
-    assert!(
-        clock["what"].as_str().is_some_and(|what| what.contains(&format!("clock of {} is 3", cluster.nodes[1].name))),
-        "{clock}"
-    );
-    let (_, versions) = until_found(&ends, &[], "versions", "9.9.9 on");
-    assert_eq!(versions["severity"], "warning");
-    assert_eq!(until_found(&ends, &[], "state", "states differ at log index").1["severity"], "error");
-    assert_eq!(until_found(&ends, &[], "lag", "lacks 20000 entries").1["severity"], "warning");
-}
-
-#[test]
-fn directories_that_refuse_and_names_that_lead_elsewhere_are_found() {
-    let cluster = Cluster::start(2);
-    let elsewhere = format!("127.0.0.1:{}", free_ports(1)[0]);
-    let resolved = elsewhere.clone();
-    let ends = disguised(&cluster, move |index, path, answer| {
-        if path == "/api/cluster/check" && index == 1 {
-            answer["data_dir"]["not_writable"] = "Read-only file system (os error 30)".into();
-            answer["port_mapper"] = "looking for a port mapper".into();
-            answer["peers"][0]["resolved"] = resolved.clone().into();
-        }
-    });
-    let (code, directory) = until_found(&ends, &[], "data_dir", "cannot be written to: Read-only file system");
-    assert_eq!((code, &directory["severity"]), (1, &"error".into()));
-    assert_eq!(until_found(&ends, &[], "names", "not registered: looking for a port mapper").1["severity"], "warning");
-    let leads = format!("leads to {elsewhere}");
-    assert_eq!(until_found(&ends, &[], "names", &leads).1["severity"], "warning");
 }
 
 #[test]
