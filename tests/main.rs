@@ -28,6 +28,7 @@ mod leases;
 mod limits;
 mod membership;
 mod metrics;
+mod mounts;
 mod openapi;
 mod recover;
 mod restore;

@@ -88,6 +88,8 @@ pub struct Node {
     pub log: PathBuf,
     /// Environment beyond the defaults.
     pub env: BTreeMap<String, String>,
+    /// The process whose mounts it sees, where they are not those of the tests.
+    pub mounts_of: Option<u32>,
     child: Option<Child>,
 }
 
@@ -95,6 +97,10 @@ impl Node {
     fn command(&self) -> Command {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).expect("the log opens");
         let mut command = Command::new(binary("server"));
+        if let Some(pid) = self.mounts_of {
+            command = Command::new("nsenter");
+            command.arg(format!("--mount=/proc/{pid}/ns/mnt")).arg(binary("server"));
+        }
         command
             .env_clear()
             .envs(std::env::vars().filter(|(k, _)| k == "PATH" || k == "HOME" || k == "RUST_BACKTRACE"))
@@ -278,6 +284,7 @@ impl Cluster {
             data,
             log: self.dir.path().join(format!("node{index}.log")),
             env,
+            mounts_of: None,
             child: None,
         });
         self.nodes.last_mut().expect("just added")

@@ -43,6 +43,8 @@ const PROMISE: SmallFile = SmallFile { name: "promise", magic: *b"hexkvprm" };
 const PEERS: SmallFile = SmallFile { name: "peers", magic: *b"hexkvmem" };
 /// Directories of earlier lives begin so.
 const ASIDE_PREFIX: &str = "aside-";
+/// File systems keep this in their root, and it is theirs: nobody else may count it, move it or remove it.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// Whom a data directory belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -305,9 +307,11 @@ fn create_durably(fs: &SharedFs, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// What is in a data directory, which may be the root of a file system.
 fn names(fs: &SharedFs, path: &Path) -> Result<Vec<String>, StoreError> {
     let listed = fs.list(path).map_err(|e| StoreError::io(format!("list {}", path.display()), e))?;
-    Ok(listed.iter().filter_map(|p| p.file_name()).map(|n| n.to_string_lossy().into_owned()).collect())
+    let names = listed.iter().filter_map(|p| p.file_name()).map(|n| n.to_string_lossy().into_owned());
+    Ok(names.filter(|name| name != LOST_AND_FOUND).collect())
 }
 
 /// Locks the data directory at `path` for this process.

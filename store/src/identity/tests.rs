@@ -197,3 +197,25 @@ fn a_change_of_lives_survives_a_crash_and_another_while_it_is_finished() {
         }
     }
 }
+
+#[test]
+fn lost_and_found_of_a_file_system_is_no_content_and_stays_where_it_is() {
+    let (dir, fs) = real();
+    let path = dir.path().join("data");
+    let theirs = path.join("lost+found/#12");
+    std::fs::create_dir_all(theirs.parent().unwrap()).unwrap();
+    std::fs::write(&theirs, "found by a repair").unwrap();
+    NewDataDir::begin(fs.clone(), &path).unwrap().abandon().unwrap();
+    let identity = Identity { node_id: 7, incarnation: 0, cluster_id: Some(9), name: NAME.into(), pending_join: None };
+    NewDataDir::begin(fs.clone(), &path).unwrap().finish(&identity, &[]).unwrap();
+    let mut data = DataDir::open(fs.clone(), &path, NAME).unwrap();
+    assert_eq!(data.identity().node_id, 7);
+    data.start_new_life("left", true, 8, None, Vec::new()).unwrap();
+    assert!(theirs.exists() && path.join("aside-1-left").exists() && !path.join("aside-1-left/lost+found").exists());
+    drop(data);
+    let empty = dir.path().join("empty");
+    std::fs::create_dir_all(empty.join("lost+found")).unwrap();
+    drop(DataDir::open(fs.clone(), &empty, NAME).unwrap());
+    let refused = NewDataDir::begin(fs, &path).unwrap_err();
+    assert!(matches!(&refused, StoreError::NotEmpty { .. }), "{refused}");
+}
