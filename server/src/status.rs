@@ -105,7 +105,7 @@ impl Node {
 
     fn state_of(&self, last_contact_ms: Option<u64>) -> MemberState {
         match last_contact_ms {
-            Some(ms) if u128::from(ms) <= self.config.heartbeat_timeout.as_millis() * 2 => MemberState::Up,
+            Some(ms) if u128::from(ms) <= self.config.down_after().as_millis() => MemberState::Up,
             Some(_) | None => MemberState::Down,
         }
     }
