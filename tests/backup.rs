@@ -10,7 +10,7 @@ use std::{
 use hexkv_client::backup::{Checked, check};
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, Node, client, eventually, get, put, request, said};
+use crate::harness::{Cluster, Node, Stops, client, eventually, get, put, request, said};
 
 /// Writes until it is acknowledged; gives the revision.
 pub fn write(http: &str, key: &str, value: &str) -> u64 {
@@ -47,15 +47,6 @@ fn names(dir: &Path) -> Vec<String> {
         std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
-}
-
-/// Ends a load when dropped, also when a check failed: else the scope would wait for it forever.
-struct Stops<'a>(&'a AtomicBool);
-
-impl Drop for Stops<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
 }
 
 #[test]

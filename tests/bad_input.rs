@@ -175,8 +175,7 @@ fn the_server_refuses_wrong_settings() {
         let said = refusal(with_env(name, value));
         assert!(said.contains(says), "{name}={value}: {said}");
     }
-    let unknown =
-        std::process::Command::new(crate::harness::binary("server")).arg("--colour").output().expect("it runs");
+    let unknown = crate::harness::inheriting("server").arg("--colour").output().expect("it runs");
     assert_eq!(unknown.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("--colour"));
 }
@@ -231,7 +230,7 @@ fn a_name_that_is_taken_on_the_host_is_an_error_at_start() {
 
 #[test]
 fn print_config_tells_each_setting_and_where_it_comes_from() {
-    let output = std::process::Command::new(crate::harness::binary("server"))
+    let output = crate::harness::inheriting("server")
         .args(["--print-config", "--port", "4567"])
         .env("COOKIE", "a-very-secret-cookie")
         .env("REPLICATION_FACTOR", "5")

@@ -13,8 +13,21 @@ use crate::{
 };
 
 /// Words of the expressions that are no metrics.
-const WORDS: [&str; 11] =
-    ["rate", "increase", "sum", "max", "min", "by", "histogram_quantile", "label_values", "le", "job", "instance"];
+const WORDS: [&str; 13] = [
+    "rate",
+    "increase",
+    "sum",
+    "max",
+    "min",
+    "by",
+    "histogram_quantile",
+    "label_values",
+    "le",
+    "job",
+    "instance",
+    "or",
+    "absent",
+];
 /// Labels that Prometheus itself adds.
 const ADDED: [&str; 2] = ["job", "instance"];
 

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, Event, Events, PATIENCE, binary, json, request};
+use crate::harness::{Cluster, Event, Events, Killed, PATIENCE, binary, json, request};
 
 fn follow(cluster: &Cluster, index: usize) -> Events {
     Events::begin(&cluster.nodes[index - 1].http, "/api/cluster/events", None)
@@ -156,12 +156,13 @@ fn a_stream_ends_with_a_word_when_its_node_stops() {
 fn the_command_line_follows_the_events_and_goes_on_through_another_node() {
     let mut cluster = Cluster::start(3);
     let endpoints: Vec<String> = cluster.nodes.iter().map(|node| node.http.clone()).collect();
-    let mut client = Command::new(binary("client"))
+    let client = Command::new(binary("client"))
         .args(["--endpoints", &endpoints.join(","), "events", "--output", "json"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .expect("the client starts");
+    let mut client = Killed(client);
     let stdout = client.stdout.take().expect("piped");
     let (told, lines) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -194,6 +195,5 @@ fn the_command_line_follows_the_events_and_goes_on_through_another_node() {
             break;
         }
     }
-    client.kill().expect("it runs");
-    client.wait().expect("it ended");
+    assert_eq!(client.try_wait().expect("a child can be waited for"), None, "it runs until it is ended");
 }

@@ -310,6 +310,11 @@ fn what_is_refused_and_snapshots_are_counted() {
     });
 }
 
+/// While leadership may move the two are looked up again.
+fn agree(metric: &str, told: f64, wanted: f64) -> Result<(), String> {
+    if told == wanted { Ok(()) } else { Err(format!("{metric} is {told}, not {wanted}")) }
+}
+
 #[test]
 fn metrics_agree_with_the_status_on_every_node() {
     let mut cluster = Cluster::start(4);
@@ -325,10 +330,14 @@ fn metrics_agree_with_the_status_on_every_node() {
             };
             let name = before["leader"].as_str().ok_or("no leader")?;
             page.value("hexkv_raft_leader_info", &[("leader", name)]).ok_or("another leader")?;
-            assert_eq!(page.must("hexkv_cluster_members", &[]), 4.0);
-            assert_eq!(page.must("hexkv_cluster_voters", &[]), 3.0);
-            assert_eq!(page.must("hexkv_raft_is_leader", &[]), f64::from(u8::from(index == leader)));
-            assert_eq!(page.0["hexkv_peer_up"].samples.len(), 3, "each other member");
+            for (metric, wanted) in [
+                ("hexkv_cluster_members", 4.0),
+                ("hexkv_cluster_voters", 3.0),
+                ("hexkv_raft_is_leader", f64::from(u8::from(name == node.name))),
+            ] {
+                agree(metric, page.must(metric, &[]), wanted)?;
+            }
+            agree("hexkv_peer_up", page.0["hexkv_peer_up"].samples.len() as f64, 3.0)?;
             let member =
                 before["members"].as_array().ok_or("no members")?.iter().find(|m| m["name"] == node.name.as_str());
             let holds = member.ok_or("not a member")?["role"] != "standby";
@@ -345,19 +354,19 @@ fn metrics_agree_with_the_status_on_every_node() {
                 &[]
             };
             for (metric, field) in wanted {
-                let (said, counted) = (same(field)?, page.must(metric, &[]));
-                if said != counted {
-                    return Err(format!("{field} is {said}, {metric} {counted}"));
-                }
+                agree(metric, page.must(metric, &[]), same(field)?)?;
             }
+            let quorum = page.value("hexkv_cluster_quorum", &[]);
+            if quorum != holds.then_some(1.0) {
+                return Err(format!("{position}, and the quorum is {quorum:?}"));
+            }
+            // The leader tells it of the two others that hold the data.
             let lags = page.0["hexkv_raft_peer_lag_entries"].samples.len();
-            if index == leader && lags != 2 || index != leader && lags != 0 {
-                return Err(format!("node {index} tells how far {lags} lag"));
-            }
-            Ok(())
+            agree("hexkv_raft_peer_lag_entries", lags as f64, if name == node.name { 2.0 } else { 0.0 })
         });
     }
     // A peer that is gone, and an election.
+    let leader = cluster.leader();
     let name = cluster.node(leader).name.clone();
     let other = cluster.other_than(leader);
     let changes = Page::of(cluster.node(other)).must("hexkv_raft_leader_changes_total", &[]);
@@ -373,4 +382,28 @@ fn metrics_agree_with_the_status_on_every_node() {
         .map(|index| Page::of(&cluster.nodes[index - 1]).must("hexkv_raft_elections_started_total", &[]))
         .sum();
     assert!(stood >= 1.0, "someone stood for election");
+}
+
+#[test]
+fn a_survivor_without_a_majority_tells_that_there_is_no_quorum() {
+    let mut cluster = Cluster::start(3);
+    let tells = |node: &Node, wanted: f64| {
+        eventually("the gauge of the quorum", || {
+            let told = Page::of(node).must("hexkv_cluster_quorum", &[]);
+            let status = node.status()?["quorum"].as_bool().ok_or("a status without a quorum")?;
+            agree("hexkv_cluster_quorum", told, wanted)?;
+            if status == (wanted == 1.0) { Ok(()) } else { Err(format!("the status says {status}")) }
+        });
+    };
+    // A leader that is left alone takes itself for the leader still, a follower knows of none: both have to tell it.
+    for survivor_led in [true, false] {
+        cluster.nodes.iter().for_each(|node| tells(node, 1.0));
+        let leader = cluster.leader();
+        let survivor = if survivor_led { leader } else { cluster.other_than(leader) };
+        let lost: Vec<usize> = (1..=3).filter(|index| *index != survivor).collect();
+        lost.iter().for_each(|index| cluster.node(*index).kill());
+        tells(cluster.node(survivor), 0.0);
+        lost.iter().for_each(|index| cluster.node(*index).start());
+        cluster.wait_formed(3);
+    }
 }

@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use crate::harness::{Cluster, Node, binary, eventually, get, put, request, said};
+use crate::harness::{Cluster, LONG_TESTS, Node, Stops, binary, eventually, get, put, request, said, skipped};
 
 /// Every file below `dir` with its content.
 pub fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -63,14 +63,6 @@ fn aside(node: &Node) -> PathBuf {
     let to = node.data.with_extension("lost");
     std::fs::rename(&node.data, &to).unwrap();
     to
-}
-
-struct Stops<'a>(&'a AtomicBool);
-
-impl Drop for Stops<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
 }
 
 #[test]
@@ -260,8 +252,7 @@ fn what_is_typed_at_a_terminal_confirms_and_nothing_else_does() {
     // It gives its child a terminal, and types there what it reads itself (Debian package bsdutils).
     const TERMINAL: &str = "script";
     if Command::new(TERMINAL).arg("--version").output().is_err() {
-        println!("skipped: no {TERMINAL} on the PATH (Debian package bsdutils)");
-        return;
+        return skipped(format!("no {TERMINAL} on the PATH (Debian package bsdutils)"));
     }
     let mut cluster = Cluster::empty(&[]);
     let node = cluster.add_running();
@@ -271,7 +262,11 @@ fn what_is_typed_at_a_terminal_confirms_and_nothing_else_does() {
     let line = format!("{} recover --from {}", binary("server").display(), lost.display());
     let typed = |node: &Node, text: &str| {
         let mut terminal = Command::new(TERMINAL);
-        terminal.args(["-q", "-e", "-c", &line, "/dev/null"]).envs(&node.env).env("SHELL", "/bin/sh");
+        terminal
+            .args(["-q", "-e", "-c", &line, "/dev/null"])
+            .env_remove(LONG_TESTS)
+            .envs(&node.env)
+            .env("SHELL", "/bin/sh");
         let mut terminal =
             terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         terminal.stdin.take().unwrap().write_all(format!("{text}\n").as_bytes()).unwrap();

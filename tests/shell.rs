@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::harness::{Cluster, PATIENCE, binary};
+use crate::harness::{Cluster, Killed, PATIENCE, binary};
 
 /// Subcommands, as `client --help` lists them.
 fn subcommands() -> Vec<String> {
@@ -80,7 +80,7 @@ fn an_election_is_observed_through_whichever_node_lives() {
     };
     let mut observing = Command::new(binary("client"));
     observing.args(["--timeout", "60s", "--endpoints", &format!("{first},{second}"), "elect", "e", "--observe"]);
-    let mut observing = observing.stdout(Stdio::piped()).spawn().expect("the client starts");
+    let mut observing = Killed(observing.stdout(Stdio::piped()).spawn().expect("the client starts"));
     let output = BufReader::new(observing.stdout.take().expect("piped"));
     let (sender, lines) = std::sync::mpsc::channel();
     let reader =
@@ -100,8 +100,7 @@ fn an_election_is_observed_through_whichever_node_lives() {
     }
     resign(&token);
     assert_eq!(next(), "nobody leads");
-    observing.kill().expect("it is ended");
-    observing.wait().expect("it ended");
+    drop(observing);
     reader.join().expect("the reader ends").expect("all lines are taken");
 }
 

@@ -1,6 +1,6 @@
 //! The same body at every cluster size.
 
-use crate::harness::{Cluster, delete, eventually, get, put, request};
+use crate::harness::{Cluster, LONG_TESTS, delete, eventually, get, put, request, skipped};
 
 /// Forms, serves through every node, loses its leader (where a majority is left), gets it back, and agrees.
 fn life_of_a_cluster(size: usize) {
@@ -70,9 +70,8 @@ fn seven_nodes() {
 /// Ten nodes of an unoptimised build take a while beside all the other tests.
 #[test]
 fn ten_nodes_in_the_long_run() {
-    if std::env::var_os("HEXKV_LONG_TESTS").is_none() {
-        println!("skipped: HEXKV_LONG_TESTS is not set");
-        return;
+    if std::env::var_os(LONG_TESTS).is_none() {
+        return skipped(format!("{LONG_TESTS} is not set"));
     }
     life_of_a_cluster(10);
 }

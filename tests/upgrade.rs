@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -14,12 +14,15 @@ use hexkv_store::{
 };
 
 use crate::{
-    harness::{Cluster, eventually, get, put, request},
+    harness::{Cluster, eventually, get, put, request, skipped},
     recover::tree,
 };
 
 /// The state hash of the fixture: see `fixtures/README.md`.
 const FIXTURE_HASH: &str = "792e4c1709bda601a9d6666e648417df";
+/// Ports of the nodes in the fixture, for clients and for nodes.
+const HTTP_PORT: u16 = 4000;
+const RAFT_PORT: u16 = 9100;
 /// A version that no binary has yet.
 const LATER: u8 = 99;
 
@@ -31,10 +34,19 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn unpack() -> Self {
-        let turn = File::create(std::env::temp_dir().join("hexkv-fixture-format-3.lock")).unwrap();
+    /// None, with the reason said, where its addresses cannot be had.
+    fn unpack() -> Option<Self> {
+        // Of each user its own: nobody can write to another's.
+        let lock = format!("hexkv-fixture-format-3-{}.lock", rustix::process::getuid().as_raw());
+        let turn = File::create(std::env::temp_dir().join(lock)).unwrap();
         turn.lock().unwrap();
-        let names: Vec<String> = (1..=3).map(|i| format!("hex_hub{i}@127.83.19.{i}:9100")).collect();
+        for address in (1..=3).flat_map(|i| [HTTP_PORT, RAFT_PORT].map(|port| format!("127.83.19.{i}:{port}"))) {
+            if let Err(why) = TcpListener::bind(&address) {
+                skipped(format!("the fixture's address {address} cannot be had: {why}"));
+                return None;
+            }
+        }
+        let names: Vec<String> = (1..=3).map(|i| format!("hex_hub{i}@127.83.19.{i}:{RAFT_PORT}")).collect();
         let nodes = names.join(",");
         let env = [
             ("COOKIE", "fixture"),
@@ -49,18 +61,18 @@ impl Fixture {
             let node = cluster.add();
             let host = format!("127.83.19.{i}");
             node.name = format!("hex_hub{i}@{host}");
-            (node.http, node.raft) = (format!("{host}:4000"), format!("{host}:9100"));
+            (node.http, node.raft) = (format!("{host}:{HTTP_PORT}"), format!("{host}:{RAFT_PORT}"));
             for (name, value) in [("NODE_NAME", node.name.clone()), ("BIND", host), ("NODE_INDEX", i.to_string())] {
                 node.env.insert(name.into(), value);
             }
-            node.env.insert("PORT".into(), "4000".into());
-            node.env.insert("RAFT_PORT".into(), "9100".into());
+            node.env.insert("PORT".into(), HTTP_PORT.to_string());
+            node.env.insert("RAFT_PORT".into(), RAFT_PORT.to_string());
         }
         let dir = cluster.node(1).data.parent().unwrap().to_path_buf();
         let archive = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/format-3.tar.gz");
         let unpacked = Command::new("tar").arg("-C").arg(dir).args(["-xzf", archive]).status().unwrap();
         assert!(unpacked.success());
-        Self { cluster, _turn: turn }
+        Some(Self { cluster, _turn: turn })
     }
 
     fn start(&mut self) {
@@ -79,7 +91,7 @@ fn read(http: &str, key: &str) -> Option<String> {
 
 #[test]
 fn a_cluster_of_format_3_is_read_and_rolled_forward_node_by_node() {
-    let mut fixture = Fixture::unpack();
+    let Some(mut fixture) = Fixture::unpack() else { return };
     fixture.start();
     let cluster = &mut fixture.cluster;
     assert_eq!(cluster.wait_same_hash(&[1, 2, 3]), FIXTURE_HASH, "the state is the one that was left");
@@ -172,7 +184,7 @@ fn patch_rows(sled: &Path) {
 
 #[test]
 fn what_a_later_version_wrote_is_refused_and_kept() {
-    let mut fixture = Fixture::unpack();
+    let Some(mut fixture) = Fixture::unpack() else { return };
     let cluster = &mut fixture.cluster;
     let data = cluster.node(1).data.clone();
     let good = data.with_extension("good");

@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{Answer, Cluster, Event, Events, Request, binary, delete, eventually, get, json, put, request};
+use crate::harness::{
+    Answer, Cluster, Event, Events, Killed, Request, binary, delete, eventually, get, json, put, request,
+};
 
 fn ask(address: &str, wanted: &Request) -> Answer {
     request(address, wanted).unwrap_or_else(|e| panic!("{} {}: {e}", wanted.method, wanted.target))
@@ -344,7 +346,7 @@ fn the_command_line_watches_and_compacts() {
     };
     let first = revision_of(&ask(&http, &put("/api/kv/cli/a", "one")));
     let arguments = ["watch", "--prefix", "cli/", "--from-revision", &first.to_string(), "--prev", "-o", "json"];
-    let mut watching = client(&arguments).spawn().expect("it starts");
+    let mut watching = Killed(client(&arguments).spawn().expect("it starts"));
     let mut lines = BufReader::new(watching.stdout.take().expect("piped")).lines();
     let mut line = || -> serde_json::Value {
         let line = lines.next().expect("it goes on").expect("UTF-8");
@@ -360,8 +362,7 @@ fn the_command_line_watches_and_compacts() {
     let told = line();
     assert_eq!((&told["event"], &told["revision"]), (&"delete".into(), &deleted.into()));
     assert_eq!(told["prev"]["value"], "b25l");
-    watching.kill().expect("it runs");
-    watching.wait().expect("it ended");
+    drop(watching);
 
     let past = client(&["get", "cli/a", "--revision", &first.to_string()]).output().expect("it runs");
     assert_eq!((past.status.code(), past.stdout), (Some(0), b"one".to_vec()));

@@ -29,7 +29,7 @@ pub enum LoggingError {
     Started(#[from] tracing::subscriber::SetGlobalDefaultError),
 }
 
-/// The filter `text` on top of the defaults: `info`, and `warn` for openraft and sled unless `text` names them.
+/// The filter `text` on top of the defaults: `info`, `error` for openraft and `warn` for sled unless `text` names them.
 ///
 /// # Errors
 /// When it is not made of levels and `target=level` pairs with commas between them.

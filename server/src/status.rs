@@ -91,12 +91,21 @@ impl Node {
 
     /// Whether this node heard from member `id` within twice `HEARTBEAT_TIMEOUT`.
     pub fn hears(&self, id: NodeId) -> bool {
-        self.network.last_contact(id).is_some_and(|t| t.elapsed() <= self.config.heartbeat_timeout * 2)
+        self.network.last_contact(id).is_some_and(|t| t.elapsed() <= self.config.down_after())
+    }
+
+    /// Whether this node knows a leader and heard from a majority of the voters, itself counted; None on a node that does not
+    /// hold the data, which need not hear the voters.
+    pub fn hears_quorum(&self) -> Option<bool> {
+        let core = self.core().filter(|_| self.position() == Position::Holder)?;
+        let info = self.cluster();
+        let heard = info.voters.iter().filter(|id| **id == core.id || self.hears(**id)).count();
+        Some(info.leader.is_some() && heard > info.voters.len() / 2)
     }
 
     fn state_of(&self, last_contact_ms: Option<u64>) -> MemberState {
         match last_contact_ms {
-            Some(ms) if u128::from(ms) <= self.config.heartbeat_timeout.as_millis() * 2 => MemberState::Up,
+            Some(ms) if u128::from(ms) <= self.config.down_after().as_millis() => MemberState::Up,
             Some(_) | None => MemberState::Down,
         }
     }

@@ -17,7 +17,7 @@ const HUBS: [&str; 5] = ["hex-hub1", "hex-hub2", "hex-hub3", "hex-hub4", "hex-hu
 
 /// The image; without one a line that says so.
 fn image_or_skip() -> Option<Arc<Image>> {
-    Image::get().map_err(|why| println!("skipped: no containers on this machine: {why}")).ok()
+    Image::get().map_err(|why| crate::harness::skipped(format!("no containers on this machine: {why}"))).ok()
 }
 
 /// The service whose node leads, as all of `services` agree.

@@ -19,7 +19,7 @@ impl Erlang {
         let dirs = std::env::var_os("PATH")?;
         let binary = std::env::split_paths(&dirs).map(|dir| dir.join("epmd")).find(|path| path.is_file());
         if binary.is_none() {
-            eprintln!("skipped: no epmd on the PATH (Debian package erlang-base)");
+            crate::harness::skipped("no epmd on the PATH (Debian package erlang-base)");
         }
         let port = cluster.nodes[0].env["EPMD_PORT"].clone();
         Some(Self { binary: binary?, port, serving: None })

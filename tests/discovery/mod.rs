@@ -44,7 +44,7 @@ impl Setup {
             Way::Gossip => &[("CLUSTER_DISCOVERY_TYPE", "gossip"), ("EPMD_PORT", "0")],
         };
         if way == Way::Gossip && !multicast_works() {
-            eprintln!("skipped: multicast does not work on this machine's loopback interface");
+            crate::harness::skipped("multicast does not work on this machine's loopback interface");
             return None;
         }
         let mut cluster = Cluster::empty(common);

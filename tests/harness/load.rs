@@ -61,10 +61,10 @@ impl Load {
 
     /// Ends the writers and checks through `address` that nothing acknowledged is lost, and nothing appears that
     /// was never acknowledged nor unknown.
-    pub fn check(self, address: &str) -> u64 {
+    pub fn check(mut self, address: &str) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         let mut total = 0;
-        for writer in self.writers {
+        for writer in std::mem::take(&mut self.writers) {
             let written = writer.join().expect("a writer panicked");
             total += written.acknowledged;
             for (key, (acknowledged, unknown)) in written.keys {
@@ -78,6 +78,13 @@ impl Load {
             }
         }
         total
+    }
+}
+
+impl Drop for Load {
+    /// A test that failed has no use for what is written further.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,8 +1,8 @@
 //! The `client` binary, and clusters that it runs on this machine.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
-use super::{binary, said};
+use super::{binary, inheriting, said};
 
 /// A local cluster in a directory and on ports of its own, cleaned up whatever happens.
 pub struct Local {
@@ -20,7 +20,7 @@ impl Local {
 
     /// `client cluster ARGS`.
     pub fn run(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(binary("client"));
+        let mut command = inheriting("client");
         for name in ["CI", "CLUSTER_SIZE", "EPMD_PORT", "HEXKV_ENDPOINTS"] {
             command.env_remove(name);
         }

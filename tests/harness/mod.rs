@@ -1,6 +1,7 @@
 //! Nodes as processes. A cluster that a test starts ends with it; when the test fails, each node's last log
 //! lines are printed.
 
+mod guards;
 mod http;
 pub mod load;
 pub mod local;
@@ -16,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use guards::{Killed, LONG_TESTS, Stops, inheriting, skipped};
 pub use http::{Answer, Request, begin, delete, get, json, put, request};
 pub use ports::free_ports;
 use serde_json::Value;
@@ -25,6 +27,10 @@ pub use sse::{Event, Events};
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at a condition.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// Between two looks at something that is over soon.
+const SHORT_LOOK_INTERVAL: Duration = Duration::from_millis(1);
+/// How often a command is run until it is caught in the middle.
+const BREAK_OFF_TRIES: usize = 20;
 /// Log lines shown of each node when a test fails.
 const LOG_LINES_SHOWN: usize = 30;
 
@@ -140,17 +146,29 @@ impl Node {
         command
     }
 
-    /// `server ARGS` as this node, killed while it makes the data directory, on which no server starts then.
+    /// `server ARGS` as this node, killed while it makes the data directory, on which no server starts then. A run that is over
+    /// before it is seen to be under way, or killed, is undone, and begun again.
     pub fn break_off(&mut self, args: &[&str]) {
-        let mut running = self.offline_command(args).spawn().expect("the server binary runs");
-        eventually("it is under way", || {
-            if self.data.join("making-work").exists() { Ok(()) } else { Err("not yet".into()) }
-        });
-        running.kill().expect("a child can be killed");
-        running.wait().expect("a child can be waited for");
-        assert!(!self.data.join("identity").exists(), "it was killed in the middle");
-        let (code, log) = self.run_to_end();
-        assert!(code == Some(1) && log.contains("broken off"), "{code:?} {log}");
+        for _ in 0..BREAK_OFF_TRIES {
+            let mut running = self.offline_command(args).spawn().expect("the server binary runs");
+            let deadline = Instant::now() + PATIENCE;
+            while !self.data.join("making-work").exists()
+                && running.try_wait().expect("a child can be waited for").is_none()
+                && Instant::now() < deadline
+            {
+                std::thread::park_timeout(SHORT_LOOK_INTERVAL);
+            }
+            running.kill().expect("a child can be killed");
+            let ended = running.wait_with_output().expect("a child can be waited for");
+            if !self.data.join("identity").exists() {
+                assert_eq!(ended.status.code(), None, "it was killed: {}", said(&ended));
+                let (code, log) = self.run_to_end();
+                assert!(code == Some(1) && log.contains("broken off"), "{code:?} {log}");
+                return;
+            }
+            std::fs::remove_dir_all(&self.data).expect("what it made can be removed");
+        }
+        panic!("{args:?} was not caught in the middle in {BREAK_OFF_TRIES} runs");
     }
 
     /// The process id, while it runs.

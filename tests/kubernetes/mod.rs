@@ -16,7 +16,7 @@ use crate::{
         engine::in_repository,
         files::{Environment, accepted, documents, environment_of_the_image},
     },
-    harness::{Cluster, get, python, request},
+    harness::{Cluster, get, python, request, skipped},
 };
 
 /// Where they are.
@@ -103,7 +103,7 @@ fn the_manifests_fit_the_schemas() {
     let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes/requirements.txt");
     let python = match python::environment("kubernetes-venv", &requirements) {
         Ok(python) => python,
-        Err(why) => return println!("skipped: no environment of Python with kubernetes-validate: {why}"),
+        Err(why) => return skipped(format!("no environment of Python with kubernetes-validate: {why}")),
     };
     for release in RELEASES {
         for file in files() {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::document;
-use crate::harness::{Cluster, python};
+use crate::harness::{Cluster, python, skipped};
 
 /// Seed of the requests, the same in each run: what is found once is found again.
 const SEED: u32 = 20_260_115;
@@ -27,7 +27,7 @@ fn here(file: &str) -> PathBuf {
 /// The environment's interpreter; without one a line that says so.
 fn python_or_skip() -> Option<PathBuf> {
     python::environment("openapi-venv", &here("requirements.txt"))
-        .map_err(|why| println!("skipped: no environment of Python with schemathesis: {why}"))
+        .map_err(|why| skipped(format!("no environment of Python with schemathesis: {why}")))
         .ok()
 }
 

@@ -53,7 +53,7 @@ const LONG_FAULTS_APART: &[(&str, &str, usize)] =
 /// What `suite` takes.
 #[derive(Debug, Args)]
 pub(super) struct SuiteArguments {
-    /// Every workload under every fault, for about 45 minutes
+    /// Every workload under every fault: 75 cells, about 70 minutes of load alone
     #[arg(long)]
     long: bool,
     /// Seed of the first cell; the others follow

@@ -63,6 +63,19 @@ impl Cluster {
         (term, node.map(|node| Leadership { node, term }))
     }
 
+    /// Positions of the nodes that vote, as the node at `asked` says.
+    ///
+    /// # Errors
+    /// [`ClusterError::Api`] when it does not answer.
+    pub async fn voters(&self, asked: usize) -> Result<Vec<usize>, ClusterError> {
+        let asked = &self.nodes[asked];
+        let api = |source| ClusterError::Api { node: asked.name.clone(), source };
+        let status = asked.direct.status().await.map_err(api)?;
+        let votes = |name: &str| status.members.iter().any(|m| m.name == name && m.role == Role::Voter);
+        let nodes = self.nodes.iter().enumerate().filter(|(_, node)| votes(&node.full_name));
+        Ok(nodes.map(|(position, _)| position).collect())
+    }
+
     /// Waits for a leader that satisfies `wanted`.
     ///
     /// # Errors

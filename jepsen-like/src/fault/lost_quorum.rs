@@ -36,8 +36,8 @@ impl Fault for LostQuorum {
     fn strike<'a>(&'a self, mut scene: Scene<'a>) -> BoxFuture<'a, Result<Effect, FaultError>> {
         Box::pin(async move {
             // Whatever was acknowledged is on a majority, so that any majority's best has it: nothing may be lost.
-            let target = scene.aim(&[Aim::Majority]).await?;
             scene.cluster.await_formed(REJOIN_TIMEOUT).await?;
+            let target = scene.aim(&[Aim::Majority]).await?;
             let before = cluster_id(&scene, target.nodes[0]).await?;
             scene.announce("only these disks are left", &target.nodes)?;
             for node in scene.shuffled() {

@@ -115,20 +115,24 @@ impl<'a> Scene<'a> {
     /// Chooses whom to hit, out of `aims`.
     ///
     /// # Errors
-    /// When the leader shall be hit and there is none.
+    /// When there is no leader, or it does not say who votes.
     pub async fn aim(&mut self, aims: &[Aim]) -> Result<Target, FaultError> {
         let leader = self.cluster.await_leader(LEADER_PATIENCE, "there is a leader to aim at", |_| true).await?;
         let aim = *aims.choose(self.rng).expect("a fault aims at something");
         let shuffled = self.shuffled();
-        let majority = self.cluster.size() / 2 + 1;
         let nodes = match aim {
             Aim::One => shuffled[..1].to_vec(),
             Aim::Leader => vec![leader.node],
-            Aim::Majority => shuffled[..majority].to_vec(),
+            Aim::Majority => majority(&shuffled, &self.cluster.voters(leader.node).await?),
             Aim::All => shuffled,
         };
         Ok(Target { aim, leads: nodes.contains(&leader.node), term: leader.term, nodes })
     }
+}
+
+/// The first of `nodes` that are a majority of `voters`: those who hold no data are none, however many they are.
+fn majority(nodes: &[usize], voters: &[usize]) -> Vec<usize> {
+    nodes.iter().filter(|node| voters.contains(node)).take(voters.len() / 2 + 1).copied().collect()
 }
 
 /// Whom a fault hits.
@@ -138,7 +142,7 @@ pub enum Aim {
     One,
     /// The leader.
     Leader,
-    /// So many that the rest is no majority.
+    /// So many voters that the rest is no majority.
     Majority,
     /// Every node.
     All,
@@ -205,3 +209,16 @@ pub static ALL: &[&dyn Fault] = &[
     &member::Member,
     &lost_quorum::LostQuorum,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::majority;
+
+    #[test]
+    fn a_majority_is_one_of_the_voters() {
+        assert_eq!(majority(&[2, 0, 1], &[0, 1, 2]), [2, 0]);
+        let voters = [0, 1, 2, 3, 4, 5, 6];
+        assert_eq!(majority(&[8, 9, 7, 6, 0, 5, 1, 2, 3, 4], &voters), [6, 0, 5, 1], "of ten nodes seven vote");
+        assert_eq!(majority(&[3, 2, 1, 0], &[0, 1, 2, 3]), [3, 2, 1]);
+    }
+}

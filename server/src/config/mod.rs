@@ -96,7 +96,7 @@ pub struct Config {
     pub epmd_port: u16,
     /// Time between the leader's heartbeats.
     pub heartbeat_interval: Duration,
-    /// Silence after which a node counts as down; longer than `heartbeat_interval`.
+    /// Half of the silence after which a node counts as down, see [`Config::down_after`]; longer than `heartbeat_interval`.
     pub heartbeat_timeout: Duration,
     /// Shortest silence of the leader before an election; longer than `heartbeat_interval`.
     pub election_timeout_min: Duration,
@@ -137,7 +137,16 @@ pub struct Config {
     warnings: Vec<String>,
 }
 
+/// Times `HEARTBEAT_TIMEOUT` after which a silent node counts as down. Members are asked twice a second, so that one late answer
+/// does not make a node of the default's one second seem down.
+const DOWN_AFTER_TIMEOUTS: u32 = 2;
+
 impl Config {
+    /// Silence after which a node counts as down.
+    pub fn down_after(&self) -> Duration {
+        self.heartbeat_timeout * DOWN_AFTER_TIMEOUTS
+    }
+
     /// The configuration that `args` (program name first) and `environment` ask for, and where each value comes from.
     /// Reads the TOML file they name, and the machine's name where `{hostname}` asks for it; nothing else.
     ///

@@ -133,7 +133,7 @@ pub const OPTIONS: &[OptionRow] = &[
     row("cluster_gossip_interface", Kind::Ipv4, Derived("BIND; chosen by the system where that is 0.0.0.0 or IPv6"), "gossip: address of the network interface to use"),
     row("epmd_port", Kind::Integer(0, 65535), Value("4369"), "Erlang port mapper to register with, or to serve where nobody does; 0 = none"),
     row("heartbeat_interval", Kind::Millis(10, 60_000), Value("100"), "Time between the leader's heartbeats, in ms"),
-    row("heartbeat_timeout", Kind::Millis(20, 600_000), Value("1000"), "Silence after which a node counts as down, in ms; longer than HEARTBEAT_INTERVAL"),
+    row("heartbeat_timeout", Kind::Millis(20, 600_000), Value("1000"), "A node counts as down after twice this silence, in ms; longer than HEARTBEAT_INTERVAL"),
     row("election_timeout_min", Kind::Millis(20, 300_000), Value("200"), "Shortest wait for an election after ELECTION_TIMEOUT_MAX of silence, in ms; longer than HEARTBEAT_INTERVAL"),
     row("election_timeout_max", Kind::Millis(20, 600_000), Value("400"), "The leader's lease, and the longest wait for an election after it, in ms; longer than ELECTION_TIMEOUT_MIN"),
     row("value_bytes_max", Kind::Bytes(1, VALUE_BYTES_CEILING as u64), Value(VALUE_BYTES_DEFAULT_TEXT), "Largest value of a key"),

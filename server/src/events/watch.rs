@@ -77,7 +77,7 @@ pub(super) fn seen(node: &Node, heard: &Heard) -> Seen {
 
 /// `before` stands where nobody can be asked now.
 async fn who_is_heard(node: &Node, core: &Core, began: Instant, before: Heard) -> Heard {
-    let down_after = node.config.heartbeat_timeout * 2;
+    let down_after = node.config.down_after();
     // A node that just started has heard nobody yet.
     let patient = began.elapsed() < down_after;
     let (me, members) = (node.identity().node_id, node.cluster().members);

@@ -58,6 +58,11 @@ fn cluster(page: &mut Page<'_>, node: &Node) -> fmt::Result {
     )?;
     page.gauge("hexkv_cluster_members", "Members of the cluster", info.members.len() as f64)?;
     page.gauge("hexkv_cluster_voters", "Members that vote", info.voters.len() as f64)?;
+    page.gauge_if(
+        "hexkv_cluster_quorum",
+        "1 = this node knows a leader and hears a majority of the voters; no sample = it does not hold the data",
+        node.hears_quorum().map(|hears| f64::from(u8::from(hears))),
+    )?;
     page.gauge("hexkv_cluster_replication_factor", "How many members are to vote", f64::from(info.replication_factor))?;
     page.gauge(
         "hexkv_state_divergent",
