@@ -33,11 +33,13 @@ pub enum Fault {
     Snapshot,
     /// A node loses its disk and comes back empty. At most one at a time: more is loss of data by right.
     Wipe,
+    /// The name servers give some nodes wrong answers, or none. Only where nodes find each other by DNS.
+    Names,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Partition,
         Self::OneWay,
         Self::Loss,
@@ -52,6 +54,7 @@ impl Fault {
         Self::Transfer,
         Self::Snapshot,
         Self::Wipe,
+        Self::Names,
     ];
 
     /// Its name on the command line and in histories.
@@ -71,6 +74,7 @@ impl Fault {
             Self::Transfer => "hand-over",
             Self::Snapshot => "snapshot",
             Self::Wipe => "wipe",
+            Self::Names => "names",
         }
     }
 }

@@ -1,29 +1,23 @@
 //! Nodes as the records of a DNS name: SRV with host and port, else A and AAAA with this node's own raft port. The records are
 //! looked at again and again, since they change as nodes come and go.
 
+mod names;
+
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
-use hickory_resolver::{
-    TokioResolver,
-    config::{LookupIpStrategy, NameServerConfig, ResolverConfig},
-    net::{NetError, runtime::TokioRuntimeProvider},
-    proto::rr::{RData, RecordType},
-};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::Host;
 
+pub use names::{NameServer, NameService, NoRecords, RealNames, Service};
+
 /// Most addresses that are taken out of the records.
 pub const ADDRESSES_MAX: usize = 256;
-/// Longest wait for one answer of a name server, before the next attempt.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Attempts for one question.
-const ATTEMPTS: usize = 2;
 
 /// Which records to look at.
 #[derive(Debug, Clone)]
@@ -64,12 +58,12 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// Begins to look. Nothing is waited for.
+    /// Begins to look by way of `names`. Nothing is waited for.
     ///
     /// # Errors
     /// [`DnsError`].
-    pub fn start(settings: DnsSettings) -> Result<Self, DnsError> {
-        let resolver = resolver(settings.server).map_err(|e| DnsError(e.to_string()))?;
+    pub fn start(settings: DnsSettings, names: &dyn NameService) -> Result<Self, DnsError> {
+        let server = names.open(settings.server).map_err(DnsError)?;
         let first =
             Records { addresses: Vec::new(), problem: Some(format!("{} is being looked up", settings.hostname)) };
         let (changes, records) = watch::channel(first);
@@ -77,7 +71,7 @@ impl Dns {
         let token = stop.clone();
         let hostname = settings.hostname.clone();
         let task = tokio::spawn(async move {
-            token.run_until_cancelled(keep_looking(resolver, settings, changes)).await;
+            token.run_until_cancelled(keep_looking(server, settings, changes)).await;
         });
         Ok(Self { hostname, records, _stop: stop.drop_guard(), _task: task })
     }
@@ -94,30 +88,9 @@ impl Dns {
     }
 }
 
-fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
-    let mut builder = match server {
-        None => TokioResolver::builder_tokio()?,
-        Some(address) => {
-            let mut server = NameServerConfig::udp_and_tcp(address.ip());
-            for connection in &mut server.connections {
-                connection.port = address.port();
-            }
-            let config = ResolverConfig::from_name_servers(vec![server]);
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-        }
-    };
-    let options = builder.options_mut();
-    // Each look is to see what is there now.
-    options.cache_size = 0;
-    options.timeout = ANSWER_TIMEOUT;
-    options.attempts = ATTEMPTS;
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    builder.build()
-}
-
-async fn keep_looking(resolver: TokioResolver, settings: DnsSettings, changes: watch::Sender<Records>) {
+async fn keep_looking(server: Box<dyn NameServer>, settings: DnsSettings, changes: watch::Sender<Records>) {
     loop {
-        let found = look(&resolver, &settings).await;
+        let found = look(&*server, &settings).await;
         changes.send_if_modified(|records| {
             let next = match found {
                 Ok(addresses) => Records { addresses, problem: None },
@@ -147,45 +120,40 @@ enum Failure {
     NoAnswer(String),
 }
 
-async fn look(resolver: &TokioResolver, settings: &DnsSettings) -> Result<Vec<String>, Failure> {
+async fn look(server: &dyn NameServer, settings: &DnsSettings) -> Result<Vec<String>, Failure> {
     let hostname = settings.hostname.bare();
     let mut found = BTreeSet::new();
     let mut unanswered = None;
-    match resolver.lookup(hostname, RecordType::SRV).await {
-        Ok(answer) => {
-            for record in answer.answers() {
-                let RData::SRV(service) = &record.data else { continue };
-                let addresses = match resolver.lookup_ip(service.target.clone()).await {
-                    Ok(addresses) => addresses,
+    match server.services(hostname).await {
+        Ok(services) => {
+            for Service { host, port } in &services {
+                match server.addresses(host).await {
+                    Ok(addresses) => found.extend(addresses.into_iter().map(|ip| with_port(ip, *port))),
                     // The others may be there; this one is looked for again.
-                    Err(e) => {
-                        tracing::debug!(target = %service.target, error = %e, "an SRV record's host has no address");
-                        continue;
-                    }
-                };
-                found.extend(addresses.iter().map(|ip| with_port(ip, service.port)));
+                    Err(e) => tracing::debug!(target = host, error = %e, "an SRV record's host has no address"),
+                }
             }
-            if !answer.answers().is_empty() && found.is_empty() {
+            if !services.is_empty() && found.is_empty() {
                 return Err(Failure::NoSuchRecords(format!(
                     "the hosts that the SRV records of {hostname} name have no addresses: create A or AAAA records for them"
                 )));
             }
         }
-        Err(e) if e.is_no_records_found() => {}
+        Err(NoRecords::NoSuchName | NoRecords::NoneOfThisKind) => {}
         // Name servers of containers answer for addresses themselves, and pass other questions on to whom nobody answers.
-        Err(e) => unanswered = Some(no_answer(settings, &e)),
+        Err(NoRecords::NoAnswer(why)) => unanswered = Some(no_answer(settings, &why)),
     }
     if found.is_empty() {
-        match resolver.lookup_ip(hostname).await {
-            Ok(addresses) => found.extend(addresses.iter().map(|ip| with_port(ip, settings.raft_port))),
-            Err(e) if e.is_nx_domain() => {
+        match server.addresses(hostname).await {
+            Ok(addresses) => found.extend(addresses.into_iter().map(|ip| with_port(ip, settings.raft_port))),
+            Err(NoRecords::NoSuchName) => {
                 return Err(Failure::NoSuchRecords(format!(
                     "the DNS name {hostname} does not exist: correct CLUSTER_DNS_HOSTNAME, or create its records; it is looked up every {:?}",
                     settings.interval
                 )));
             }
-            Err(e) if e.is_no_records_found() => {}
-            Err(e) => return Err(no_answer(settings, &e)),
+            Err(NoRecords::NoneOfThisKind) => {}
+            Err(NoRecords::NoAnswer(why)) => return Err(no_answer(settings, &why)),
         }
     }
     if found.is_empty() {
@@ -199,10 +167,10 @@ async fn look(resolver: &TokioResolver, settings: &DnsSettings) -> Result<Vec<St
     Ok(found.into_iter().take(ADDRESSES_MAX).collect())
 }
 
-fn no_answer(settings: &DnsSettings, error: &NetError) -> Failure {
+fn no_answer(settings: &DnsSettings, why: &str) -> Failure {
     let servers = settings.server.map_or_else(|| "of /etc/resolv.conf".to_owned(), |server| server.to_string());
     Failure::NoAnswer(format!(
-        "the name server {servers} does not answer for {}: {error}; see that it runs, or set CLUSTER_DNS_SERVER",
+        "the name server {servers} does not answer for {}: {why}; see that it runs, or set CLUSTER_DNS_SERVER",
         settings.hostname
     ))
 }
@@ -253,7 +221,7 @@ mod tests {
             interval: Duration::from_secs(5),
             raft_port: 9100,
         };
-        let found = look(&resolver(settings.server).unwrap(), &settings).await;
+        let found = look(&*RealNames.open(settings.server).unwrap(), &settings).await;
         assert_eq!(found.ok(), Some(vec!["10.1.2.3:9100".to_string()]));
     }
 }
