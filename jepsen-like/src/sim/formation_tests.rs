@@ -23,6 +23,12 @@ const FORM_MS_MAX: u64 = 60_000;
 /// Shortest and longest strike, in simulated milliseconds.
 const STRIKE_MS: std::ops::Range<u64> = 50..6_000;
 
+/// Chance of a strike in a step. Discovery is attacked harder until there is a cluster: there soon is one.
+const STRIKE_CHANCE: f64 = 0.004;
+const EARLY_STRIKE_CHANCE: f64 = 0.015;
+/// Share of the disks that are lost of those that go down while they may be.
+const WIPE_SHARE: f64 = 0.6;
+
 /// What is broken until a time.
 enum Strike {
     Cut(BTreeSet<Link>),
@@ -105,7 +111,7 @@ impl Attack {
         }
         let index = self.rng.random_range(0..nodes);
         if self.off.insert(index) {
-            let how = if self.may_wipe() && self.rng.random_bool(0.3) {
+            let how = if self.may_wipe() && self.rng.random_bool(WIPE_SHARE) {
                 Off::Disk
             } else if self.rng.random_bool(0.5) {
                 Off::Power(self.rng.random())
@@ -165,7 +171,8 @@ impl Attack {
             self.err(self.cluster.now_ms() + STRIKE_MS.end);
         }
         while self.cluster.now_ms() < end {
-            if self.rng.random_bool(0.004) {
+            let early = self.founded.is_empty() && self.cluster.plan.discovery.way != Way::List;
+            if self.rng.random_bool(if early { EARLY_STRIKE_CHANCE } else { STRIKE_CHANCE }) {
                 self.strike();
             }
             self.end_strikes(false);

@@ -181,6 +181,10 @@ fn with_port(ip: IpAddr, port: u16) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::VecDeque, sync::Arc};
+
+    use futures_util::{FutureExt, future::BoxFuture};
+    use parking_lot::Mutex;
     use tokio::net::UdpSocket;
 
     use super::*;
@@ -223,5 +227,48 @@ mod tests {
         };
         let found = look(&*RealNames.open(settings.server).unwrap(), &settings).await;
         assert_eq!(found.ok(), Some(vec!["10.1.2.3:9100".to_string()]));
+    }
+
+    /// Answers about addresses, one a look; then always the last.
+    #[derive(Debug)]
+    struct Scripted(Mutex<VecDeque<Result<Vec<IpAddr>, NoRecords>>>);
+
+    impl NameService for Arc<Scripted> {
+        fn open(&self, _: Option<SocketAddr>) -> Result<Box<dyn NameServer>, String> {
+            Ok(Box::new(self.clone()))
+        }
+    }
+
+    impl NameServer for Arc<Scripted> {
+        fn services<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<Service>, NoRecords>> {
+            std::future::ready(Err(NoRecords::NoneOfThisKind)).boxed()
+        }
+
+        fn addresses<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, NoRecords>> {
+            let mut answers = self.0.lock();
+            let next = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
+            std::future::ready(next.expect("there is a last one")).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_takes_nothing_back_and_who_says_that_there_are_none_does() {
+        let silent = NoRecords::NoAnswer("silent".into());
+        let address: IpAddr = "10.1.2.3".parse().unwrap();
+        for (last, known) in [(silent, 1), (NoRecords::NoSuchName, 0), (NoRecords::NoneOfThisKind, 0)] {
+            let answers = VecDeque::from([Ok(vec![address]), Err(last.clone())]);
+            let settings = DnsSettings {
+                hostname: "nodes.test".parse().unwrap(),
+                server: None,
+                interval: Duration::from_millis(1),
+                raft_port: 9100,
+            };
+            let mut dns = Dns::start(settings, &Arc::new(Scripted(Mutex::new(answers)))).unwrap();
+            // "is being looked up" is not one of the three.
+            let ended = |records: &Records| records.problem.as_ref().is_some_and(|why| !why.ends_with("looked up"));
+            let limit = Duration::from_secs(60);
+            tokio::time::timeout(limit, dns.records.wait_for(ended)).await.expect("it looks again").unwrap();
+            assert_eq!(dns.records().addresses.len(), known, "{last}");
+        }
     }
 }
