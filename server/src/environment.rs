@@ -1,4 +1,4 @@
-//! What a node runs in: files, network, wall clock, threads. The real ones, or simulated ones.
+//! What a node runs in: files, network, name servers, wall clock, threads. The real ones, or simulated ones.
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
@@ -6,6 +6,11 @@ use hexkv_raft_net::transport::{AnyTransport, TcpTransport};
 use hexkv_store::{
     driver::Driver,
     fs::{RealFs, SharedFs},
+};
+
+use crate::discovery::{
+    dns::{NameService, RealNames},
+    gossip::{Multicast, RealMulticast},
 };
 
 /// The wall clock.
@@ -31,6 +36,10 @@ pub struct Environment {
     pub fs: SharedFs,
     /// Sockets, for nodes and for clients.
     pub transport: AnyTransport,
+    /// Who knows the records of names. Asked by nodes that look for others by DNS only.
+    pub names: Arc<dyn NameService>,
+    /// Groups in which nodes tell each other where they are. Joined by nodes that gossip only.
+    pub multicast: Arc<dyn Multicast>,
     /// The wall clock. Monotonic time is tokio's.
     pub clock: Arc<dyn Clock>,
     /// What runs work that blocks.
@@ -38,11 +47,13 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// The operating system's files, sockets and clock, and threads.
+    /// The operating system's files, sockets and clock, its name servers, and threads.
     pub fn real() -> Self {
         Self {
             fs: Arc::new(RealFs),
             transport: AnyTransport::new(TcpTransport),
+            names: Arc::new(RealNames),
+            multicast: Arc::new(RealMulticast),
             clock: Arc::new(RealClock),
             driver: Driver::Thread,
         }

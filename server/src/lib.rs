@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`config`] | flags, environment, file, defaults |
 //! | [`run`] | bind, open, form, serve, stop |
-//! | [`environment`] | files, sockets, clock and threads: real or simulated |
+//! | [`environment`] | files, network, name servers, clock and threads: real or simulated |
 //! | [`node`] | what lasts while cores come and go |
 //! | [`core`] | Raft, log and state of one life in one cluster |
 //! | [`proposals`], [`admission`] | the way of a change |

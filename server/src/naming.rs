@@ -1,6 +1,6 @@
 //! Names of nodes: this node's own registration, the addresses of others, and where those are whose names are not known.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use hexkv_raft_net::Cookie;
@@ -14,7 +14,7 @@ use crate::{
         gossip::{Gossip, GossipError, GossipSettings},
         resolve_target,
     },
-    environment::Clock,
+    environment::Environment,
 };
 
 /// One look-up.
@@ -72,29 +72,34 @@ pub struct Presence<'a> {
     pub raft: &'a str,
     /// What it proves to be one of them with.
     pub cookie: &'a Cookie,
-    /// Its wall clock.
-    pub clock: &'a Arc<dyn Clock>,
 }
 
 impl Naming {
-    /// Registers this node's name with the port mapper of its host, and begins to look for others.
+    /// Registers this node's name with the port mapper of its host, and begins to look for others by what `environment` has.
     ///
     /// # Errors
     /// See [`NamingError`].
-    pub async fn start(config: &Config, presence: Presence<'_>) -> Result<Self, NamingError> {
-        let Presence { raft_port, raft, cookie, clock } = presence;
+    pub async fn start(
+        config: &Config,
+        presence: Presence<'_>,
+        environment: &Environment,
+    ) -> Result<Self, NamingError> {
+        let Presence { raft_port, raft, cookie } = presence;
         let finder = match (config.discovery, config.dns_hostname.clone()) {
             (DiscoveryType::Epmd | DiscoveryType::Static, _) => Finder::None,
-            (DiscoveryType::Dns, hostname) => Finder::Dns(Dns::start(DnsSettings {
-                hostname: hostname.expect("a configuration with dns has a hostname"),
-                server: config.dns_server,
-                interval: config.dns_interval,
-                raft_port,
-            })?),
+            (DiscoveryType::Dns, hostname) => {
+                let settings = DnsSettings {
+                    hostname: hostname.expect("a configuration with dns has a hostname"),
+                    server: config.dns_server,
+                    interval: config.dns_interval,
+                    raft_port,
+                };
+                Finder::Dns(Dns::start(settings, &*environment.names)?)
+            }
             (DiscoveryType::Gossip, _) => {
                 let settings = GossipSettings { group: config.gossip_address, interface: config.gossip_interface };
                 let name = config.node_name.to_string();
-                Finder::Gossip(Gossip::start(settings, &name, raft, cookie.clone(), clock.clone())?)
+                Finder::Gossip(Gossip::start(settings, &name, raft, cookie.clone(), environment).await?)
             }
         };
         let settings = EpmdSettings { port: config.epmd_port, bind: config.bind };

@@ -89,9 +89,8 @@ pub async fn start(environment: Environment, config: Config) -> Result<Running, 
     let shown = identity.clone();
     let local = Arc::new(move || wire_identity(&shown.read()));
     let network = Network::new(environment.transport.clone(), local, cookie.clone(), environment.driver);
-    let presence =
-        Presence { raft_port: port_of(&raft), raft: &addresses.raft, cookie: &cookie, clock: &environment.clock };
-    let naming = Naming::start(&config, presence).await?;
+    let presence = Presence { raft_port: port_of(&raft), raft: &addresses.raft, cookie: &cookie };
+    let naming = Naming::start(&config, presence, &environment).await?;
     let node = Node::new(config, addresses, naming, network, environment, data, identity);
     {
         let mut data = node.data.lock().await;

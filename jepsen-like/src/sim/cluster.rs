@@ -13,6 +13,7 @@ use openraft::async_runtime::WatchReceiver;
 use turmoil::Sim;
 
 use super::{
+    discovery::Surroundings,
     environment::EPOCH_MS,
     host::{Answers, Host},
     invariants::{Ledger, Observation, Violation},
@@ -49,6 +50,8 @@ pub struct Cluster {
     pub hosts: Vec<Rc<Host>>,
     /// Who hears whom.
     pub links: Links,
+    /// What nodes find each other with.
+    pub surroundings: Surroundings,
     /// Who lost its seat, and whether by right.
     pub seats: Seats,
     /// What is seen.
@@ -89,15 +92,17 @@ impl Cluster {
             .enable_random_order()
             .build();
         let answers = Answers::default();
-        let hosts: Vec<Rc<Host>> = (0..plan.nodes)
-            .map(|index| Rc::new(Host::new(plan.config(index), plan.driver(), answers.clone())))
-            .collect();
+        let addresses = (0..plan.nodes).map(|index| sim.lookup(Plan::host(index))).collect();
+        let surroundings = Surroundings::new(plan.seed, &plan.discovery, addresses);
+        let host = |index| Host::new(plan.config(index), plan.driver(), surroundings.of(index), answers.clone());
+        let hosts: Vec<Rc<Host>> = (0..plan.nodes).map(|index| Rc::new(host(index))).collect();
         for (index, host) in hosts.iter().enumerate() {
             let host = host.clone();
             sim.host(Plan::host(index), move || host.clone().software());
         }
         Self {
             links: Links::new(plan.nodes),
+            surroundings,
             seats: Seats::new(plan.nodes),
             last_looks: vec![None; plan.nodes],
             last_logs: (0..plan.nodes).map(|_| None).collect(),

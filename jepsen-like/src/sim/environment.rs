@@ -1,4 +1,5 @@
-//! The simulated world that a real node runs in: turmoil's network, a wall clock that drifts and jumps.
+//! The simulated world that a real node runs in: turmoil's network, a wall clock that drifts and jumps, and what nodes find
+//! each other with.
 
 use std::{
     io,
@@ -14,6 +15,8 @@ use hexkv_raft_net::transport::{AnyTransport, Listener, Transport};
 use hexkv_server::environment::{Clock, Environment};
 use hexkv_store::{driver::Driver, fs::FaultyFs};
 use turmoil::net::{TcpListener, TcpStream};
+
+use super::discovery::Sight;
 
 /// Wall time at the beginning of every simulation, in milliseconds since the Unix epoch: 2026-01-01.
 pub const EPOCH_MS: u64 = 1_767_225_600_000;
@@ -81,11 +84,13 @@ impl Clock for SkewedClock {
     }
 }
 
-/// What a node on `disk` runs in.
-pub fn simulated(disk: FaultyFs, driver: Driver, skew: Arc<Skew>) -> Environment {
+/// What a node on `disk` runs in, that finds others by what is in `sight`.
+pub fn simulated(disk: FaultyFs, driver: Driver, skew: Arc<Skew>, sight: Sight) -> Environment {
     Environment {
         fs: Arc::new(disk),
         transport: AnyTransport::new(SimulatedTransport),
+        names: sight.names,
+        multicast: sight.multicast,
         clock: Arc::new(SkewedClock(skew)),
         driver,
     }

@@ -36,11 +36,13 @@ pub enum Fault {
     /// After all others: power cut of all nodes, only the disks of a majority of the voters are left, and an operator begins a new
     /// cluster with the best of them.
     LostQuorum,
+    /// The name servers give some nodes wrong answers, or none. Only where nodes find each other by DNS.
+    Names,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Partition,
         Self::OneWay,
         Self::Loss,
@@ -56,6 +58,7 @@ impl Fault {
         Self::Snapshot,
         Self::Wipe,
         Self::LostQuorum,
+        Self::Names,
     ];
 
     /// Its name on the command line and in histories.
@@ -76,6 +79,7 @@ impl Fault {
             Self::Snapshot => "snapshot",
             Self::Wipe => "wipe",
             Self::LostQuorum => "lost-quorum",
+            Self::Names => "names",
         }
     }
 }

@@ -6,12 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use hexkv_server::{config::Config, node::Node, run};
+use hexkv_server::{config::Config, environment::Environment, node::Node, run};
 use hexkv_store::{driver::Driver, fs::FaultyFs};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    discovery::Sight,
     environment::{Skew, simulated},
     request::{Answer, Request, ask},
 };
@@ -38,6 +39,7 @@ pub struct Host {
     /// The node's configuration.
     pub config: Config,
     driver: Driver,
+    sight: Sight,
     /// Its wall clock.
     pub skew: Arc<Skew>,
     /// Counts starts.
@@ -52,10 +54,11 @@ pub struct Host {
 
 impl Host {
     /// A machine with an empty disk.
-    pub fn new(config: Config, driver: Driver, answers: Answers) -> Self {
+    pub fn new(config: Config, driver: Driver, sight: Sight, answers: Answers) -> Self {
         Self {
             config,
             driver,
+            sight,
             skew: Arc::default(),
             life: Cell::new(0),
             disk: RefCell::default(),
@@ -65,6 +68,11 @@ impl Host {
             ended: RefCell::default(),
             answers,
         }
+    }
+
+    /// What runs on this machine runs in this, on `disk`.
+    pub fn environment(&self, disk: FaultyFs, driver: Driver) -> Environment {
+        simulated(disk, driver, self.skew.clone(), self.sight.clone())
     }
 
     /// The node, once it has started.
@@ -113,7 +121,7 @@ impl Host {
         self.life.set(self.life.get() + 1);
         let stop = CancellationToken::new();
         self.stop.replace(stop.clone());
-        let environment = simulated(self.disk(), self.driver, self.skew.clone());
+        let environment = self.environment(self.disk(), self.driver);
         let end = match run::start(environment, self.config.clone()).await {
             Err(e) => End::NotStarted(e.to_string()),
             Ok(running) => {

@@ -21,7 +21,6 @@ use serde_json::json;
 
 use super::{
     cluster::Off,
-    environment::simulated,
     fault::Fault,
     run::{HEAL_MS_MAX, Run},
 };
@@ -120,7 +119,7 @@ fn operate(run: &Run, left: &[usize], rng: &mut StdRng) -> Result<FaultyFs, Stri
         disk.stop_at_operation(disk.operations() + rng.random_range(1..=POWER_CUT_WITHIN));
     }
     loop {
-        let world = simulated(disk.clone(), Driver::Task, heir.skew.clone());
+        let world = heir.environment(disk.clone(), Driver::Task);
         match runtime.block_on(recover(&world, &heir.config, &from, BUMP_REVISION_DEFAULT, &mut Agrees)) {
             // The power is back, and the operator tries once more.
             _ if disk.stopped() => disk = disk.crash(rng.random()),

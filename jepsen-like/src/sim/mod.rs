@@ -7,6 +7,7 @@
 //! | [`plan`], [`fault`] | what a seed decides |
 //! | [`run`] | form, storm, heal, judge |
 //! | [`cluster`], [`host`], [`environment`], [`links`] | the simulated machines and what is between them |
+//! | [`discovery`] | how nodes find each other: name servers, datagrams |
 //! | [`nemesis`], `shapes` | faults, and the supervisor that restarts nodes |
 //! | `lost_quorum` | the last fault: too many disks are gone, and an operator recovers |
 //! | [`workload`], [`request`], [`bank`], [`application`] | clients |
@@ -15,13 +16,14 @@
 //!
 //! # What is real
 //! Everything of the node: server, raft-net, write-ahead log, state machine, snapshots, openraft. Simulated are: sockets
-//! (turmoil; a stream whose segment is lost stalls for good, as there are no retransmissions), files
+//! (turmoil; a stream whose segment is lost stalls for good, as there are no retransmissions), name servers, multicast (a datagram
+//! to every machine), files
 //! ([`hexkv_store::fs::FaultyFs`]), wall clocks, threads (work that blocks runs in the task that asks for it), randomness. The
 //! engine is the one in memory. Clients call the functions behind the HTTP routes.
 //!
 //! # What is not
 //! Timers of all nodes run alike within a run; drift is had by giving nodes timeouts that differ. A process cannot be
-//! paused. Nothing is delivered twice: streams do not do that.
+//! paused. Only datagrams are delivered twice: streams do not do that.
 
 pub mod application;
 pub mod bank;
@@ -29,6 +31,9 @@ pub mod cli;
 pub mod cluster;
 #[cfg(test)]
 mod deposed_tests;
+pub mod discovery;
+#[cfg(test)]
+mod discovery_tests;
 pub mod environment;
 pub mod fault;
 #[cfg(test)]

@@ -36,6 +36,7 @@ enum Undo {
     Delay(Vec<(usize, usize)>),
     SwitchOn(Vec<usize>),
     Space(usize),
+    Names,
 }
 
 /// Faults under way, and the supervisor of the nodes.
@@ -162,6 +163,7 @@ impl Nemesis {
                 self.full.remove(&node);
                 cluster.hosts[node].disk().set_capacity(None);
             }
+            Undo::Names => cluster.surroundings.zone.correct(),
         }
     }
 
@@ -234,6 +236,11 @@ impl Nemesis {
             Fault::Snapshot => self.administer(cluster, workload, any, Admin::Snapshot),
             Fault::Wipe => self.wipe(cluster, workload, any, until),
             Fault::LostQuorum => unreachable!("it comes after all others"),
+            Fault::Names => {
+                let given = cluster.surroundings.zone.err(&mut rng);
+                self.lasting.push((until, Undo::Names));
+                json!(given.iter().map(|(node, answer)| json!([node, answer.word()])).collect::<Vec<_>>())
+            }
         }
     }
 

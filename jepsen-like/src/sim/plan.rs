@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     application::{self, NAMES},
+    discovery::{Discovery, Way},
     fault::{Fault, Strike},
 };
 
@@ -33,7 +34,7 @@ const SEGMENT_BYTES: u64 = 64 * 1024;
 /// Raft port of every node.
 pub const RAFT_PORT: u16 = 9100;
 /// HTTP port of every node.
-const HTTP_PORT: u16 = 4000;
+pub const HTTP_PORT: u16 = 4000;
 
 /// What can be left out of a seed, to find out what it takes to fail.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -51,6 +52,10 @@ pub struct Plan {
     pub seed: u64,
     /// How many nodes.
     pub nodes: usize,
+    /// `CLUSTER_SIZE`: how many of them are planned. All, unless a test has it otherwise.
+    pub planned: usize,
+    /// How they find each other.
+    pub discovery: Discovery,
     /// How many of them vote.
     pub replication_factor: u32,
     /// How many clients.
@@ -99,6 +104,8 @@ impl Plan {
         let mut plan = Self {
             seed,
             nodes,
+            planned: nodes,
+            discovery: Discovery::of(seed),
             replication_factor,
             clients: rng.random_range(3..=8),
             registers: rng.random_range(1..=4),
@@ -128,6 +135,7 @@ impl Plan {
         // History ends with the old cluster.
         let possible = !plan.application.is_some_and(application::needs_history);
         plan.lost_quorum = (due && possible).then(|| rng.random());
+        plan.strikes.retain(|strike| strike.fault != Fault::Names || plan.discovery.way == Way::Dns);
         plan
     }
 
@@ -160,9 +168,7 @@ impl Plan {
         let timer = |ms: u64| (ms * 1000 / self.timer_permille[index]).to_string();
         let environment = [
             ("NODE_NAME", name(index)),
-            ("NODE_INDEX", (index + 1).to_string()),
-            ("CLUSTER_SIZE", self.nodes.to_string()),
-            ("CLUSTER_NODES", others.join(",")),
+            ("CLUSTER_SIZE", self.planned.to_string()),
             ("REPLICATION_FACTOR", self.replication_factor.to_string()),
             ("REPLACE_AFTER", self.replace_after.into()),
             ("BIND", "0.0.0.0".into()),
@@ -180,7 +186,8 @@ impl Plan {
             ("HISTORY_REVISIONS", self.history_revisions.to_string()),
             ("HISTORY_AGE", "0s".into()),
         ];
-        let environment = environment.into_iter().map(|(k, v)| (k.into(), v.into()));
+        let environment =
+            environment.into_iter().chain(self.discovery.settings(index, &others)).map(|(k, v)| (k.into(), v.into()));
         let (mut config, _) = Config::load(["server"], environment).expect("the server takes this configuration");
         // Below what the option allows: segments are kept in memory here, twice.
         config.wal_segment_bytes = SEGMENT_BYTES;
@@ -228,16 +235,18 @@ mod tests {
 
     #[test]
     fn every_kind_of_fault_strikes_in_some_seed_and_every_configuration_is_accepted() {
-        let (mut seen, mut applications) = (BTreeSet::new(), BTreeSet::new());
+        let (mut seen, mut applications, mut ways) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         for seed in 0..100 {
             let plan = Plan::new(seed, &Reduction::default());
             seen.extend(plan.faults());
             applications.extend(plan.application);
+            ways.push(plan.discovery.way);
             for index in 0..plan.nodes {
                 plan.config(index);
             }
         }
         assert_eq!(seen.len(), Fault::ALL.len());
         assert_eq!(applications, NAMES.into());
+        assert!([Way::List, Way::Dns, Way::Gossip].iter().all(|way| ways.contains(way)));
     }
 }

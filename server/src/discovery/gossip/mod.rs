@@ -3,9 +3,11 @@
 //!
 //! | part | what lives there |
 //! |---|---|
+//! | `group` | whom packets are sent to and come from |
 //! | `packet` | what is sent, and its signature |
 //! | `table` | who was heard, and what is ignored |
 
+mod group;
 mod packet;
 mod table;
 
@@ -18,9 +20,7 @@ use std::{
 
 use hexkv_raft_net::Cookie;
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    net::UdpSocket,
     task::JoinHandle,
     time::{Instant, MissedTickBehavior},
 };
@@ -30,23 +30,14 @@ use self::{
     packet::{Announcement, PACKET_BYTES_MAX},
     table::Table,
 };
-use crate::environment::Clock;
+use crate::environment::{Clock, Environment};
+
+pub use group::{GossipSettings, GroupSocket, Multicast, RealMulticast};
 
 /// Between two announcements.
 pub const INTERVAL: Duration = Duration::from_millis(500);
-/// Networks that a packet crosses: the local one only.
-const TTL: u32 = 1;
 /// After the socket failed to receive.
 const RECEIVE_RETRY: Duration = Duration::from_millis(500);
-
-/// Where to gossip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GossipSettings {
-    /// Multicast group and port.
-    pub group: SocketAddr,
-    /// Address of the interface; 0.0.0.0 = the system chooses.
-    pub interface: Ipv4Addr,
-}
 
 /// The group cannot be listened to.
 #[derive(Debug, thiserror::Error)]
@@ -69,19 +60,20 @@ pub struct Gossip {
 }
 
 impl Gossip {
-    /// Begins to announce the node called `name`, whose raft port others reach at `raft`.
+    /// Begins to announce the node called `name`, whose raft port others reach at `raft`, in a group of `environment`.
     ///
     /// # Errors
     /// [`GossipError`].
-    pub fn start(
+    pub async fn start(
         settings: GossipSettings,
         name: &str,
         raft: &str,
         cookie: Cookie,
-        clock: Arc<dyn Clock>,
+        environment: &Environment,
     ) -> Result<Self, GossipError> {
         let GossipSettings { group, interface } = settings;
-        let socket = open(settings).map_err(|source| GossipError { group, interface, source })?;
+        let joined = environment.multicast.join(settings).await;
+        let socket = joined.map_err(|source| GossipError { group, interface, source })?;
         let session = hexkv_store::entropy::random();
         let table = Arc::new(Mutex::new(Table::new(session)));
         let send_problem = Arc::new(Mutex::new(None));
@@ -89,7 +81,7 @@ impl Gossip {
             socket,
             settings,
             cookie,
-            clock,
+            clock: environment.clock.clone(),
             table: table.clone(),
             send_problem: send_problem.clone(),
             next: Announcement { session, sequence: 0, time_ms: 0, name: name.to_owned(), raft: raft.to_owned() },
@@ -118,26 +110,9 @@ impl Gossip {
     }
 }
 
-/// A socket that hears the group on one interface. Several nodes of a machine share the port.
-fn open(GossipSettings { group, interface }: GossipSettings) -> io::Result<UdpSocket> {
-    let SocketAddr::V4(address) = group else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the group is no IPv4 address"));
-    };
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    // The group's own address: what is sent to the port alone is not for us.
-    socket.bind(&group.into())?;
-    socket.join_multicast_v4(address.ip(), &interface)?;
-    socket.set_multicast_if_v4(&interface)?;
-    socket.set_multicast_ttl_v4(TTL)?;
-    socket.set_multicast_loop_v4(true)?;
-    UdpSocket::from_std(socket.into())
-}
-
 /// The task behind a [`Gossip`].
 struct Voice {
-    socket: UdpSocket,
+    socket: Box<dyn GroupSocket>,
     settings: GossipSettings,
     cookie: Cookie,
     clock: Arc<dyn Clock>,
@@ -157,7 +132,7 @@ impl Voice {
             tokio::select! {
                 biased;
                 _ = turn.tick() => self.announce().await,
-                received = self.socket.recv(&mut buffer) => match received {
+                received = self.socket.receive(&mut buffer) => match received {
                     Ok(length) => {
                         let now_ms = self.now_ms();
                         self.table.lock().take_in(&buffer[..length], &self.cookie, now_ms, Instant::now());
@@ -175,7 +150,7 @@ impl Voice {
         self.next.sequence += 1;
         self.next.time_ms = self.now_ms();
         let packet = self.next.sign(&self.cookie);
-        let problem = self.socket.send_to(&packet, self.settings.group).await.err().map(|e| {
+        let problem = self.socket.send(&packet).await.err().map(|e| {
             format!(
                 "gossip cannot be sent to {}: {e}; set CLUSTER_GOSSIP_INTERFACE to the IPv4 address of an interface with multicast",
                 self.settings.group

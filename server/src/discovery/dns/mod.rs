@@ -1,6 +1,8 @@
 //! Nodes as the records of a DNS name: SRV with host and port, else A and AAAA with this node's own raft port. The records are
 //! looked at again and again, since they change as nodes come and go.
 
+mod names;
+
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
@@ -8,23 +10,15 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use hickory_resolver::{
-    TokioResolver,
-    config::{LookupIpStrategy, NameServerConfig, ResolverConfig},
-    net::{NetError, runtime::TokioRuntimeProvider},
-    proto::rr::{RData, RecordType},
-};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::Host;
 
+pub use names::{NameServer, NameService, NoRecords, RealNames, Service};
+
 /// Most addresses that are taken out of the records.
 pub const ADDRESSES_MAX: usize = 256;
-/// Longest wait for one answer of a name server, before the next attempt.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Attempts for one question.
-const ATTEMPTS: usize = 2;
 
 /// Which records to look at.
 #[derive(Debug, Clone)]
@@ -65,12 +59,12 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// Begins to look. Nothing is waited for.
+    /// Begins to look by way of `names`. Nothing is waited for.
     ///
     /// # Errors
     /// [`DnsError`].
-    pub fn start(settings: DnsSettings) -> Result<Self, DnsError> {
-        let resolver = resolver(settings.server).map_err(|e| DnsError(e.to_string()))?;
+    pub fn start(settings: DnsSettings, names: &dyn NameService) -> Result<Self, DnsError> {
+        let server = names.open(settings.server).map_err(DnsError)?;
         let first =
             Records { addresses: Vec::new(), problem: Some(format!("{} is being looked up", settings.hostname)) };
         let (changes, records) = watch::channel(first);
@@ -78,7 +72,7 @@ impl Dns {
         let token = stop.clone();
         let hostname = settings.hostname.clone();
         let task = tokio::spawn(async move {
-            token.run_until_cancelled(keep_looking(resolver, settings, changes)).await;
+            token.run_until_cancelled(keep_looking(server, settings, changes)).await;
         });
         Ok(Self { hostname, records, _stop: stop.drop_guard(), _task: task })
     }
@@ -95,30 +89,9 @@ impl Dns {
     }
 }
 
-fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
-    let mut builder = match server {
-        None => TokioResolver::builder_tokio()?,
-        Some(address) => {
-            let mut server = NameServerConfig::udp_and_tcp(address.ip());
-            for connection in &mut server.connections {
-                connection.port = address.port();
-            }
-            let config = ResolverConfig::from_name_servers(vec![server]);
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-        }
-    };
-    let options = builder.options_mut();
-    // Each look is to see what is there now.
-    options.cache_size = 0;
-    options.timeout = ANSWER_TIMEOUT;
-    options.attempts = ATTEMPTS;
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    builder.build()
-}
-
-async fn keep_looking(resolver: TokioResolver, settings: DnsSettings, changes: watch::Sender<Records>) {
+async fn keep_looking(server: Box<dyn NameServer>, settings: DnsSettings, changes: watch::Sender<Records>) {
     loop {
-        let found = look(&resolver, &settings).await;
+        let found = look(&*server, &settings).await;
         changes.send_if_modified(|records| {
             let next = match found {
                 Ok(addresses) => Records { addresses, problem: None },
@@ -148,53 +121,48 @@ enum Failure {
     NoAnswer(String),
 }
 
-async fn look(resolver: &TokioResolver, settings: &DnsSettings) -> Result<Vec<String>, Failure> {
+async fn look(server: &dyn NameServer, settings: &DnsSettings) -> Result<Vec<String>, Failure> {
     let hostname = settings.hostname.bare();
     let mut found = BTreeSet::new();
     let mut unanswered = None;
-    match resolver.lookup(hostname, RecordType::SRV).await {
-        Ok(answer) => {
-            let services = answer.answers().iter().filter_map(|record| match &record.data {
-                RData::SRV(service) => Some(service),
-                _ => None,
-            });
-            let lookups = services
-                .take(ADDRESSES_MAX)
-                .map(|service| async move { (service, resolver.lookup_ip(service.target.clone()).await) });
+    match server.services(hostname).await {
+        Ok(services) => {
+            let lookups = services.iter().take(ADDRESSES_MAX);
+            let lookups = lookups.map(|service| async move { (service, server.addresses(&service.host).await) });
             for (service, addresses) in join_all(lookups).await {
                 match addresses {
-                    Ok(addresses) => found.extend(addresses.iter().map(|ip| with_port(ip, service.port))),
+                    Ok(addresses) => found.extend(addresses.into_iter().map(|ip| with_port(ip, service.port))),
+                    Err(NoRecords::NoAnswer(why)) => unanswered = Some(no_answer(settings, &why)),
                     // The others may be there; this one is looked for again.
-                    Err(e) if e.is_no_records_found() => {
-                        tracing::debug!(target = %service.target, error = %e, "an SRV record's host has no address");
+                    Err(e) => {
+                        tracing::debug!(target = service.host, error = %e, "an SRV record's host has no address");
                     }
-                    Err(e) => unanswered = Some(no_answer(settings, &e)),
                 }
             }
             if let (true, Some(unanswered)) = (found.is_empty(), unanswered.take()) {
                 return Err(unanswered);
             }
-            if !answer.answers().is_empty() && found.is_empty() {
+            if !services.is_empty() && found.is_empty() {
                 return Err(Failure::NoSuchRecords(format!(
                     "the hosts that the SRV records of {hostname} name have no addresses: create A or AAAA records for them"
                 )));
             }
         }
-        Err(e) if e.is_no_records_found() => {}
+        Err(NoRecords::NoSuchName | NoRecords::NoneOfThisKind) => {}
         // Name servers of containers answer for addresses themselves, and pass other questions on to whom nobody answers.
-        Err(e) => unanswered = Some(no_answer(settings, &e)),
+        Err(NoRecords::NoAnswer(why)) => unanswered = Some(no_answer(settings, &why)),
     }
     if found.is_empty() {
-        match resolver.lookup_ip(hostname).await {
-            Ok(addresses) => found.extend(addresses.iter().map(|ip| with_port(ip, settings.raft_port))),
-            Err(e) if e.is_nx_domain() => {
+        match server.addresses(hostname).await {
+            Ok(addresses) => found.extend(addresses.into_iter().map(|ip| with_port(ip, settings.raft_port))),
+            Err(NoRecords::NoSuchName) => {
                 return Err(Failure::NoSuchRecords(format!(
                     "the DNS name {hostname} does not exist: correct CLUSTER_DNS_HOSTNAME, or create its records; it is looked up every {:?}",
                     settings.interval
                 )));
             }
-            Err(e) if e.is_no_records_found() => {}
-            Err(e) => return Err(no_answer(settings, &e)),
+            Err(NoRecords::NoneOfThisKind) => {}
+            Err(NoRecords::NoAnswer(why)) => return Err(no_answer(settings, &why)),
         }
     }
     if found.is_empty() {
@@ -208,10 +176,10 @@ async fn look(resolver: &TokioResolver, settings: &DnsSettings) -> Result<Vec<St
     Ok(found.into_iter().take(ADDRESSES_MAX).collect())
 }
 
-fn no_answer(settings: &DnsSettings, error: &NetError) -> Failure {
+fn no_answer(settings: &DnsSettings, why: &str) -> Failure {
     let servers = settings.server.map_or_else(|| "of /etc/resolv.conf".to_owned(), |server| server.to_string());
     Failure::NoAnswer(format!(
-        "the name server {servers} does not answer for {}: {error}; see that it runs, or set CLUSTER_DNS_SERVER",
+        "the name server {servers} does not answer for {}: {why}; see that it runs, or set CLUSTER_DNS_SERVER",
         settings.hostname
     ))
 }
@@ -222,6 +190,10 @@ fn with_port(ip: IpAddr, port: u16) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::VecDeque, sync::Arc};
+
+    use futures_util::{FutureExt, future::BoxFuture};
+    use parking_lot::Mutex;
     use tokio::net::UdpSocket;
 
     use super::*;
@@ -263,7 +235,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_server_that_fails_for_the_hosts_of_services_says_nothing_of_them() {
         let settings = settings(serve(answer_for_services_only).await);
-        let found = look(&resolver(settings.server).unwrap(), &settings).await;
+        let found = look(&*RealNames.open(settings.server).unwrap(), &settings).await;
         assert!(matches!(&found, Err(Failure::NoAnswer(why)) if why.contains("does not answer")), "{}", found.is_ok());
     }
 
@@ -292,7 +264,50 @@ mod tests {
     #[tokio::test]
     async fn a_name_server_that_fails_for_services_is_asked_for_addresses() {
         let settings = settings(serve(answer).await);
-        let found = look(&resolver(settings.server).unwrap(), &settings).await;
+        let found = look(&*RealNames.open(settings.server).unwrap(), &settings).await;
         assert_eq!(found.ok(), Some(vec!["10.1.2.3:9100".to_string()]));
+    }
+
+    /// Answers about addresses, one a look; then always the last.
+    #[derive(Debug)]
+    struct Scripted(Mutex<VecDeque<Result<Vec<IpAddr>, NoRecords>>>);
+
+    impl NameService for Arc<Scripted> {
+        fn open(&self, _: Option<SocketAddr>) -> Result<Box<dyn NameServer>, String> {
+            Ok(Box::new(self.clone()))
+        }
+    }
+
+    impl NameServer for Arc<Scripted> {
+        fn services<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<Service>, NoRecords>> {
+            std::future::ready(Err(NoRecords::NoneOfThisKind)).boxed()
+        }
+
+        fn addresses<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, NoRecords>> {
+            let mut answers = self.0.lock();
+            let next = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
+            std::future::ready(next.expect("there is a last one")).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_takes_nothing_back_and_who_says_that_there_are_none_does() {
+        let silent = NoRecords::NoAnswer("silent".into());
+        let address: IpAddr = "10.1.2.3".parse().unwrap();
+        for (last, known) in [(silent, 1), (NoRecords::NoSuchName, 0), (NoRecords::NoneOfThisKind, 0)] {
+            let answers = VecDeque::from([Ok(vec![address]), Err(last.clone())]);
+            let settings = DnsSettings {
+                hostname: "nodes.test".parse().unwrap(),
+                server: None,
+                interval: Duration::from_millis(1),
+                raft_port: 9100,
+            };
+            let mut dns = Dns::start(settings, &Arc::new(Scripted(Mutex::new(answers)))).unwrap();
+            // "is being looked up" is not one of the three.
+            let ended = |records: &Records| records.problem.as_ref().is_some_and(|why| !why.ends_with("looked up"));
+            let limit = Duration::from_secs(60);
+            tokio::time::timeout(limit, dns.records.wait_for(ended)).await.expect("it looks again").unwrap();
+            assert_eq!(dns.records().addresses.len(), known, "{last}");
+        }
     }
 }
