@@ -7,7 +7,7 @@ use rand::{RngExt, rngs::StdRng, seq::SliceRandom};
 
 use super::{
     cluster::{Cluster, Off},
-    discovery::Way,
+    discovery::{Discovery, Way},
     fault::Fault,
     links::Link,
     plan::{Plan, Reduction, stream},
@@ -61,7 +61,7 @@ pub(super) struct Attack {
 /// The plan of `seed` without its faults, for nodes that find each other by `way`.
 pub(super) fn calm(seed: u64, way: Way) -> Plan {
     let mut plan = Plan::new(seed, &Reduction { without: Fault::ALL.into(), operations: Some(0) });
-    plan.discovery = plan.discovery.by(way);
+    plan.discovery = Discovery::by(way, seed);
     plan
 }
 

@@ -235,12 +235,8 @@ impl Nemesis {
             }
             Fault::Snapshot => self.administer(cluster, workload, any, Admin::Snapshot),
             Fault::Wipe => self.wipe(cluster, workload, any, until),
+            Fault::Names => self.mislead(cluster, until, &mut rng),
             Fault::LostQuorum => unreachable!("it comes after all others"),
-            Fault::Names => {
-                let given = cluster.surroundings.zone.err(&mut rng);
-                self.lasting.push((until, Undo::Names));
-                json!(given.iter().map(|(node, answer)| json!([node, answer.word()])).collect::<Vec<_>>())
-            }
         }
     }
 
@@ -278,6 +274,12 @@ impl Nemesis {
             self.switch_off(cluster, workload, *victim, how, on_at);
         }
         if victims.is_empty() { Value::Null } else { json!(victims) }
+    }
+
+    fn mislead(&mut self, cluster: &Cluster, until: u64, rng: &mut StdRng) -> Value {
+        let given = cluster.surroundings.zone.err(rng);
+        self.lasting.push((until, Undo::Names));
+        json!(given.iter().map(|(node, answer)| json!([node, answer.word()])).collect::<Vec<_>>())
     }
 
     fn change_membership(

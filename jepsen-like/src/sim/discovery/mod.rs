@@ -50,15 +50,14 @@ impl Discovery {
     pub fn of(seed: u64) -> Self {
         let mut rng = stream(seed, "discovery");
         let way = if rng.random_bool(0.5) { Way::Dns } else { Way::Gossip };
-        let (indexed, services) = (rng.random_bool(0.5), rng.random_bool(0.5));
-        let weather = Weather::drawn(&mut rng);
-        let way = if seed % ONE_IN == REMAINDER { way } else { Way::List };
-        Self { way, indexed, services, weather }.by(way)
+        Self::by(if seed % ONE_IN == REMAINDER { way } else { Way::List }, seed)
     }
 
-    /// The same by `way`. Who is on a list has an index.
-    pub fn by(self, way: Way) -> Self {
-        Self { way, indexed: self.indexed || way == Way::List, ..self }
+    /// By `way`, with the rest as `seed` decides. Who is on a list has an index.
+    pub fn by(way: Way, seed: u64) -> Self {
+        let mut rng = stream(seed, "finding");
+        let indexed = rng.random_bool(0.5) || way == Way::List;
+        Self { way, indexed, services: rng.random_bool(0.5), weather: Weather::drawn(&mut rng) }
     }
 
     /// What is set on node `index` for finding `others`.
