@@ -48,7 +48,7 @@ impl Weather {
 
 /// What datagrams go through, and what happened to them.
 ///
-/// Invariant: at most [`HELD_MAX`] datagrams of a node are held back.
+/// Invariant: at most `HELD_MAX` datagrams of a node are held back.
 #[derive(Debug)]
 pub struct Air {
     weather: Weather,
