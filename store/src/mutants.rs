@@ -186,7 +186,7 @@ mod catalogue {
         fn facts(self) -> (&'static str, Class, &'static [&'static str]) {
             use Class::{Apply, Durability, Lease, Membership, Reads, Snapshot, Watch};
             const CLIENTS: &[&str] = &["linearizability", "bank"];
-            const RECOVERED: &[&str] = &["linearizability", "bank", "exactly-once", "lock", "read-modes"];
+            const RECOVERED: &[&str] = &["linearizability", "revision", "bank", "exactly-once", "lock", "read-modes"];
             // A node that cannot start, or stops, although its disk is in order.
             const STOPPED: &str = "node-stopped";
             match self {
