@@ -37,6 +37,25 @@ fn life_of_a_cluster(size: usize) {
     cluster.wait_holders_agree(voters);
 }
 
+/// Memory of its own that an idle node may have, in KiB: what is in the binary's pages differs between builds.
+const IDLE_KIB_MAX: u64 = 20 * 1024;
+
+/// Memory of a process that is no file's, in KiB.
+fn own_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("the kernel tells it");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[test]
+fn idle_nodes_are_small() {
+    let cluster = Cluster::start(3);
+    for index in 1..=3 {
+        let kib = own_kib(cluster.node(index).pid().expect("it runs"));
+        assert!(kib <= IDLE_KIB_MAX, "node {index} has {kib} KiB of its own");
+    }
+}
+
 #[test]
 fn one_node() {
     life_of_a_cluster(1);
