@@ -49,7 +49,7 @@ fn own_kib(pid: u32) -> u64 {
 
 #[test]
 fn idle_nodes_are_small() {
-    let cluster = Cluster::start(3);
+    let mut cluster = Cluster::start(3);
     for index in 1..=3 {
         let kib = own_kib(cluster.node(index).pid().expect("it runs"));
         assert!(kib <= IDLE_KIB_MAX, "node {index} has {kib} KiB of its own");
