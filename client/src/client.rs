@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::api::{Code, Problem};
+use crate::answer::{Failed, decode, in_the_dark, judge};
+use crate::api::ClusterStatus;
 use crate::endpoint::{Pool, backoff};
+use crate::leader::Leader;
 use crate::transport::{Reply, SendError, Transport};
 use crate::{Endpoint, Error};
 
@@ -48,7 +49,7 @@ impl Default for Options {
 ///
 /// Invariants: a change without an idempotency key is sent again only when it is known that it did not happen (the
 /// connection was refused, or a node answered 429 or 503); one with a key, and a read is sent again after any failure that another attempt may cure; no call lasts
-/// longer than [`Options::timeout`] or sends more than [`Options::attempts_max`] requests.
+/// longer than [`Options::timeout`] or sends more than [`Options::attempts_max`] requests, questions for the leader aside.
 #[derive(Debug, Clone)]
 pub struct Client(Arc<Inner>);
 
@@ -57,10 +58,24 @@ struct Inner {
     pool: Pool,
     transport: Transport,
     options: Options,
+    /// Asked before the endpoints, where the client is one to the leader.
+    leader: Option<Leader>,
+}
+
+/// Whom an attempt goes to.
+#[derive(Debug)]
+enum Aim {
+    /// The endpoint with this index, after the rest that it still has.
+    Listed { index: usize, rest: Duration },
+    /// The leader.
+    Leader(Endpoint),
 }
 
 /// Header of an answer to a read: the store's revision at which it was served.
 pub(crate) const STORE_REVISION: &str = "x-hexkv-revision";
+
+/// Where nodes say what they see of their cluster.
+pub(crate) const STATUS: &str = "/api/cluster/status";
 
 /// What repeating a request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,18 +161,6 @@ impl Call {
     }
 }
 
-/// Why an attempt failed, and what may be done about it.
-enum Failed {
-    /// Settled, or too dangerous to repeat.
-    Final(Error),
-    /// It may have happened, and can be repeated to find out.
-    Unknown { error: Error },
-    /// Another endpoint may do better at once; this one rests, for as long as it asked.
-    Elsewhere { error: Error, rest: Option<Duration> },
-    /// The cluster is overloaded: asking another node at once would not help it.
-    Everywhere { error: Error, rest: Option<Duration> },
-}
-
 impl Client {
     /// A client of the cluster that has these endpoints (`http://127.0.0.1:4000` or `127.0.0.1:4000`). Any node
     /// serves any request, so one is enough; more keep the client going when one is down. Nothing is sent yet.
@@ -186,7 +189,23 @@ impl Client {
             return Err(Error::Invalid("attempts_max is 0: nothing would ever be sent".to_owned()));
         }
         let transport = Transport::new(options.connect_timeout);
-        Ok(Self(Arc::new(Inner { pool: Pool::new(endpoints), transport, options })))
+        Ok(Self(Arc::new(Inner { pool: Pool::new(endpoints), transport, options, leader: None })))
+    }
+
+    /// A client of the same cluster, over the same connections, that asks the leader first: the leader serves without a
+    /// further hop. It asks the endpoints who leads, now and then, and anew when the leader fails; while nobody says so it asks
+    /// the endpoints themselves. What is repeated, and what never is, stays the same. Questions about the asked node are
+    /// answered by the leader; [`Client::join`] and [`Client::leave`] are refused.
+    pub fn to_leader(&self) -> Self {
+        let Inner { pool, transport, options, leader: _ } = &*self.0;
+        let pool = Pool::new(pool.endpoints().cloned().collect());
+        let (transport, options) = (transport.clone(), options.clone());
+        Self(Arc::new(Inner { pool, transport, options, leader: Some(Leader::unknown()) }))
+    }
+
+    /// Whether it is a client [to the leader](Self::to_leader).
+    pub(crate) fn is_to_leader(&self) -> bool {
+        self.0.leader.is_some()
     }
 
     /// The endpoints, in the order given.
@@ -201,7 +220,7 @@ impl Client {
 
     /// Runs `call` until it is answered, or until another attempt is unsafe, useless or too late.
     pub(crate) async fn call(&self, call: &Call) -> Result<Reply, Error> {
-        let Inner { pool, options, .. } = &*self.0;
+        let options = &self.0.options;
         let deadline = Instant::now() + options.timeout;
         let mut pause = Duration::ZERO;
         let mut attempt = 0;
@@ -210,9 +229,9 @@ impl Client {
         // Once an outcome is unknown, a later refusal that others could have prevented does not settle it.
         let mut unknown: Option<Error> = None;
         loop {
-            let pick = pool.pick();
+            let aim = self.aim(deadline).await;
             if let Some(error) = before.take() {
-                let wait = pause.max(pick.rest);
+                let wait = pause.max(aim.rest());
                 if attempt == options.attempts_max || Instant::now() + wait >= deadline {
                     return Err(unknown.unwrap_or(error));
                 }
@@ -220,23 +239,28 @@ impl Client {
                 tokio::time::sleep(wait).await;
             }
             attempt += 1;
-            match self.attempt(call, (key.as_ref(), effect), pick.index, deadline).await {
+            match self.attempt(call, (key.as_ref(), effect), self.endpoint(&aim), deadline).await {
                 Ok(reply) => {
-                    pool.answered(pick.index);
+                    self.answered(&aim);
                     return Ok(reply);
                 }
-                Err(Failed::Final(error)) => return Err(error),
+                Err(Failed::Final(error)) => {
+                    if matches!(error, Error::Indeterminate { .. }) {
+                        self.failed(&aim, None);
+                    }
+                    return Err(error);
+                }
                 Err(Failed::Unknown { error }) => {
-                    pool.failed(pick.index, None);
+                    self.failed(&aim, None);
                     unknown = Some(error.clone());
                     (before, pause) = (Some(error), backoff(attempt));
                 }
                 Err(Failed::Elsewhere { error, rest }) => {
-                    pool.failed(pick.index, rest);
+                    self.failed(&aim, rest);
                     (before, pause) = (Some(error), Duration::ZERO);
                 }
                 Err(Failed::Everywhere { error, rest }) => {
-                    pool.failed(pick.index, rest);
+                    self.failed(&aim, rest);
                     (before, pause) = (Some(error), rest.unwrap_or_else(|| backoff(attempt)));
                 }
             }
@@ -246,14 +270,14 @@ impl Client {
     /// Sends `call` once, to the endpoint whose turn it is, and gives the answer before its body has come: for answers
     /// that have no end. Whether the endpoint rests is up to the next call.
     pub(crate) async fn open(&self, call: &Call) -> Result<Response<Incoming>, Error> {
-        let Inner { pool, transport, options } = &*self.0;
-        let pick = pool.pick();
-        tokio::time::sleep(pick.rest).await;
-        let endpoint = pool.get(pick.index);
+        let Inner { transport, options, .. } = &*self.0;
+        let aim = self.aim(Instant::now() + options.timeout).await;
+        tokio::time::sleep(aim.rest()).await;
+        let endpoint = self.endpoint(&aim);
         let deadline = Instant::now() + options.timeout;
         match transport.open(call.request(endpoint, None)?, deadline).await {
             Ok(Ok(response)) => {
-                pool.answered(pick.index);
+                self.answered(&aim);
                 Ok(response)
             }
             Ok(Err(reply)) => match judge(reply, endpoint, Effect::Read) {
@@ -262,14 +286,73 @@ impl Client {
                 // Nothing is in the dark where nothing is changed.
                 Err(Failed::Unknown { error }) => Err(error),
                 Err(Failed::Elsewhere { error, rest } | Failed::Everywhere { error, rest }) => {
-                    pool.failed(pick.index, rest);
+                    self.failed(&aim, rest);
                     Err(error)
                 }
             },
             Err(SendError::NotSent(why) | SendError::MaybeSent(why)) => {
-                pool.failed(pick.index, None);
+                self.failed(&aim, None);
                 Err(Error::Unavailable { detail: format!("{endpoint} does not answer: {why}"), code: None })
             }
+        }
+    }
+
+    /// Whom the next attempt goes to.
+    async fn aim(&self, deadline: Instant) -> Aim {
+        let Inner { pool, leader, .. } = &*self.0;
+        if let Some(leader) = leader {
+            if leader.look_is_due() {
+                leader.found(self.look_for_leader(deadline).await);
+            }
+            if let Some(endpoint) = leader.known() {
+                return Aim::Leader(endpoint);
+            }
+        }
+        let pick = pool.pick();
+        Aim::Listed { index: pick.index, rest: pick.rest }
+    }
+
+    /// Asks one endpoint who leads, if one does not rest.
+    async fn look_for_leader(&self, deadline: Instant) -> Option<Endpoint> {
+        let pick = self.0.pool.pick();
+        if !pick.rest.is_zero() {
+            return None;
+        }
+        let aim = Aim::Listed { index: pick.index, rest: pick.rest };
+        let call = Call::read(STATUS.to_owned());
+        match self.attempt(&call, (None, Effect::Read), self.endpoint(&aim), deadline).await {
+            Ok(reply) => {
+                self.answered(&aim);
+                let status: ClusterStatus = decode(&reply, Effect::Read).ok()?;
+                status.leader_endpoint().ok()
+            }
+            Err(_) => {
+                self.failed(&aim, None);
+                None
+            }
+        }
+    }
+
+    fn endpoint<'a>(&'a self, aim: &'a Aim) -> &'a Endpoint {
+        match aim {
+            Aim::Listed { index, .. } => self.0.pool.get(*index),
+            Aim::Leader(endpoint) => endpoint,
+        }
+    }
+
+    fn answered(&self, aim: &Aim) {
+        match aim {
+            Aim::Listed { index, .. } => self.0.pool.answered(*index),
+            Aim::Leader(_) => {}
+        }
+    }
+
+    /// Notes a failure; the endpoint rests, for `asked` when it named a time itself.
+    fn failed(&self, aim: &Aim, asked: Option<Duration>) {
+        match (aim, &self.0.leader) {
+            (Aim::Listed { index, .. }, _) => self.0.pool.failed(*index, asked),
+            (Aim::Leader(endpoint), Some(leader)) => leader.failed(endpoint),
+            (Aim::Leader(endpoint), None) => unreachable!("{endpoint} was aimed at by a client that knows no leader"),
         }
     }
 
@@ -277,11 +360,10 @@ impl Client {
         &self,
         call: &Call,
         (key, effect): (Option<&HeaderValue>, Effect),
-        index: usize,
+        endpoint: &Endpoint,
         deadline: Instant,
     ) -> Result<Reply, Failed> {
-        let Inner { pool, transport, options } = &*self.0;
-        let endpoint = pool.get(index);
+        let Inner { transport, options, .. } = &*self.0;
         let request = call.request(endpoint, key).map_err(Failed::Final)?;
         let until = match effect {
             Effect::Read | Effect::Once => deadline.min(Instant::now() + options.read_attempt_timeout),
@@ -294,7 +376,6 @@ impl Client {
                 Err(Failed::Elsewhere { error, rest: None })
             }
             (Err(SendError::MaybeSent(why)), effect @ (Effect::Change | Effect::Once)) => {
-                pool.failed(index, None);
                 let detail = format!("{endpoint} was sent the change and gave no answer: {why}");
                 Err(in_the_dark(Error::Indeterminate { detail }, effect))
             }
@@ -302,89 +383,12 @@ impl Client {
     }
 }
 
-/// A change whose outcome is unknown: one with an idempotency key is sent again.
-fn in_the_dark(error: Error, effect: Effect) -> Failed {
-    match effect {
-        Effect::Once => Failed::Unknown { error },
-        Effect::Read | Effect::Change => Failed::Final(error),
-    }
-}
-
-/// Sorts an answer by what it says about the request.
-fn judge(reply: Reply, endpoint: &Endpoint, effect: Effect) -> Result<Reply, Failed> {
-    let status = reply.status;
-    if status.is_success() || status == StatusCode::NOT_MODIFIED {
-        return Ok(reply);
-    }
-    let rest = reply.retry_after();
-    let problem = problem(&reply);
-    let unavailable = || Error::Unavailable {
-        detail: format!("{endpoint} refused: {}: {}", problem.title, problem.detail),
-        code: Some(problem.code),
-    };
-    let indeterminate = || Error::Indeterminate {
-        detail: format!("{endpoint} does not know what became of the change: {}: {}", problem.title, problem.detail),
-    };
-    Err(match (status, effect) {
-        (StatusCode::TOO_MANY_REQUESTS, _) => Failed::Everywhere { error: unavailable(), rest },
-        (StatusCode::SERVICE_UNAVAILABLE, _) => Failed::Elsewhere { error: unavailable(), rest },
-        (StatusCode::GATEWAY_TIMEOUT, Effect::Read) => Failed::Elsewhere { error: unavailable(), rest },
-        (status, Effect::Change | Effect::Once) if status.is_server_error() => in_the_dark(indeterminate(), effect),
-        _ => {
-            let current_revision = reply.number(header::ETAG.as_str());
-            let store_revision = reply.number(STORE_REVISION);
-            Failed::Final(Error::Rejected {
-                code: problem.code,
-                problem: Box::new(problem),
-                current_revision,
-                store_revision,
-            })
+impl Aim {
+    /// How long it has to be left alone.
+    fn rest(&self) -> Duration {
+        match self {
+            Self::Listed { rest, .. } => *rest,
+            Self::Leader(_) => Duration::ZERO,
         }
-    })
-}
-
-/// The answer's problem details; made up from the status when there are none that this version understands.
-fn problem(reply: &Reply) -> Problem {
-    serde_json::from_slice(&reply.body).unwrap_or_else(|_| {
-        let code = code_of(reply.status);
-        let said: Option<serde_json::Value> = serde_json::from_slice(&reply.body).ok();
-        // A health answer gives a reason where problem details give a detail.
-        let words = said.as_ref().and_then(|said| said.get("detail").or_else(|| said.get("reason"))?.as_str());
-        let detail = words.map(str::to_owned);
-        Problem {
-            kind: "about:blank".to_owned(),
-            title: code.title().to_owned(),
-            status: reply.status.as_u16(),
-            detail: detail.unwrap_or_else(|| format!("the answer was {}", reply.status)),
-            code,
-        }
-    })
-}
-
-/// The kind of problem that a bare status stands for.
-fn code_of(status: StatusCode) -> Code {
-    match status.as_u16() {
-        404 => Code::NotFound,
-        405 => Code::MethodNotAllowed,
-        410 => Code::Compacted,
-        422 => Code::IdempotencyMismatch,
-        412 => Code::PreconditionFailed,
-        413 => Code::ValueTooLarge,
-        429 => Code::Overloaded,
-        503 => Code::Unavailable,
-        504 => Code::OutcomeUnknown,
-        400..=499 => Code::InvalidArgument,
-        _ => Code::Internal,
     }
-}
-
-/// Reads the JSON body of a successful answer. An unreadable one leaves a change in the dark.
-pub(crate) fn decode<T: DeserializeOwned>(reply: &Reply, effect: Effect) -> Result<T, Error> {
-    serde_json::from_slice(&reply.body).map_err(|error| {
-        let detail = format!("the answer ({}) is not what a hexkv node of this version says: {error}", reply.status);
-        match effect {
-            Effect::Read => Error::Unexpected(detail),
-            Effect::Change | Effect::Once => Error::Indeterminate { detail },
-        }
-    })
 }

@@ -4,11 +4,12 @@ use bytes::Bytes;
 use http::Method;
 use serde::Serialize;
 
+use crate::answer::decode;
 use crate::api::{
-    ClusterStatus, ExplainAnswer, HashAnswer, HealthAnswer, JoinRequest, MemberStatus, MembersAnswer, NodeCheck,
-    ReplicationFactorRequest, TransferLeaderRequest,
+    ClusterStatus, Code, ExplainAnswer, HashAnswer, HealthAnswer, JoinRequest, MemberState, MemberStatus,
+    MembersAnswer, NodeCheck, ReplicationFactorRequest, TransferLeaderRequest,
 };
-use crate::client::{Call, Effect, decode};
+use crate::client::{Call, Effect, STATUS};
 use crate::encoding::{Query, segment};
 use crate::{Client, Endpoint, Error};
 
@@ -27,6 +28,21 @@ impl ClusterStatus {
         let leader = self.leader.as_ref()?;
         self.members.iter().find(|member| &member.name == leader)
     }
+
+    /// HTTP side of the leader.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] with [`Code::NoLeader`] when there is none that is up; [`Error::Invalid`] when its address
+    /// cannot be read.
+    pub fn leader_endpoint(&self) -> Result<Endpoint, Error> {
+        match self.leader_member() {
+            Some(leader) if leader.state != MemberState::Down => leader.http.parse(),
+            Some(_) | None => {
+                let detail = format!("{} knows no leader now: `client status` shows why", self.node);
+                Err(Error::Unavailable { detail, code: Some(Code::NoLeader) })
+            }
+        }
+    }
 }
 
 impl Client {
@@ -35,7 +51,15 @@ impl Client {
     /// # Errors
     /// See [`Error`]; never [`Error::Indeterminate`].
     pub async fn status(&self) -> Result<ClusterStatus, Error> {
-        decode(&self.call(&Call::read("/api/cluster/status".to_owned())).await?, Effect::Read)
+        decode(&self.call(&Call::read(STATUS.to_owned())).await?, Effect::Read)
+    }
+
+    /// HTTP side of the leader, as the asked node knows it. [`Client::to_leader`] gives a client that follows it.
+    ///
+    /// # Errors
+    /// As [`ClusterStatus::leader_endpoint`] and [`Client::status`].
+    pub async fn leader(&self) -> Result<Endpoint, Error> {
+        self.status().await?.leader_endpoint()
     }
 
     /// What the asked node finds out about itself and its way to the others.
@@ -60,7 +84,7 @@ impl Client {
     /// up the data it has (kept aside on its disk).
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the client has several endpoints; `has_data`, `name_taken` and `cluster_mismatch` as
+    /// [`Error::Invalid`] when the client has several endpoints, or is one to the leader; `has_data`, `name_taken` and `cluster_mismatch` as
     /// [`Error::Rejected`]; else see [`Error`].
     pub async fn join(&self, node: &str, discard_local_data: bool) -> Result<ClusterStatus, Error> {
         self.one_endpoint("join")?;
@@ -72,7 +96,7 @@ impl Client {
     /// Makes the one node that this client has as endpoint leave its cluster.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the client has several endpoints; `last_member` as [`Error::Rejected`]; else see
+    /// [`Error::Invalid`] when the client has several endpoints, or is one to the leader; `last_member` as [`Error::Rejected`]; else see
     /// [`Error`].
     pub async fn leave(&self) -> Result<(), Error> {
         self.one_endpoint("leave")?;
@@ -139,6 +163,11 @@ impl Client {
 
     /// The only endpoint, for what is said to a certain node.
     fn one_endpoint(&self, what: &str) -> Result<&Endpoint, Error> {
+        if self.is_to_leader() {
+            return Err(Error::Invalid(format!(
+                "{what} is about the node it is sent to, and this client asks the leader"
+            )));
+        }
         let mut endpoints = self.endpoints();
         match (endpoints.next(), endpoints.next()) {
             (Some(only), None) => Ok(only),

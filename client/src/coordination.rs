@@ -6,11 +6,12 @@ use http::{Method, header};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
+use crate::answer::decode;
 use crate::api::{
     CampaignAnswer, CampaignRequest, Code, ElectionStatus, LockAnswer, LockRequest, LockStatus, RegisterRequest,
     Registration, RegistryAnswer, ReleaseAnswer, RenewRequest, UnregisterAnswer,
 };
-use crate::client::{Call, Effect, decode};
+use crate::client::{Call, Effect};
 use crate::encoding::{Query, segment};
 use crate::sse::{EventStream, Next, RETRY_PAUSE};
 use crate::{Client, Error};

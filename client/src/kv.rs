@@ -9,8 +9,9 @@ use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use http::{Method, header};
 
+use crate::answer::decode;
 use crate::api::{Code, CompactAnswer, CompactRequest, DeleteAnswer, Item, ListAnswer, PutAnswer, Ttl};
-use crate::client::{Call, Effect, STORE_REVISION, decode};
+use crate::client::{Call, Effect, STORE_REVISION};
 use crate::encoding::{Query, key_path};
 use crate::transport::Reply;
 use crate::{Client, Error};

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use http::{Method, header};
 
+use crate::answer::decode;
 use crate::api::{DeleteAnswer, LeaseAnswer, LeaseListAnswer, LeaseRequest, LeaseStatusAnswer, Ttl};
-use crate::client::{Call, Effect, decode};
+use crate::client::{Call, Effect};
 use crate::encoding::Query;
 use crate::{Client, Error};
 

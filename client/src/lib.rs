@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | JSON bodies of the HTTP API, shared with the server |
+//! | `answer` | what an answer says about the request |
 //! | [`client`] | [`Client`]: which endpoint is asked, what is retried, until when |
 //! | [`kv`] | keys and values: get, put, delete, list |
 //! | [`lease`] | leases: keys that go when their lease ends |
@@ -15,6 +16,7 @@
 //! | [`cluster`] | members, leadership, health |
 //! | [`event`] | what happens to the cluster, as it happens |
 //! | [`endpoint`] | addresses of nodes, and which of them are worth asking |
+//! | `leader` | which of them leads, for [`Client::to_leader`] |
 //! | [`local`] | a cluster on this machine: names and ports by index, waiting for each other |
 //! | [`port_holder`] | which process holds a port |
 //! | [`encoding`] | keys in paths and query strings |
@@ -33,6 +35,7 @@
 //! # }
 //! ```
 
+mod answer;
 pub mod api;
 pub mod backup;
 pub mod client;
@@ -45,6 +48,7 @@ pub mod event;
 pub mod export;
 pub mod import;
 pub mod kv;
+mod leader;
 pub mod lease;
 pub mod local;
 mod patience;

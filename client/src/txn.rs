@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use http::{Method, header};
 
+use crate::answer::decode;
 use crate::api::{
     Compare, CompareOp, CompareTarget, TxnAnswer, TxnDelete, TxnGet, TxnOp, TxnPut, TxnRange, TxnRequest,
 };
-use crate::client::{Call, Effect, decode};
+use crate::client::{Call, Effect};
 use crate::{Client, Error};
 
 impl TxnRequest {

@@ -73,11 +73,21 @@ pub(crate) enum End {
 
 impl End {
     /// The refusal to log, and whose it is.
-    pub(crate) fn refusal(&self) -> Option<(RefusedBy, &Refusal)> {
+    pub(crate) fn refusal(&self) -> Option<(RefusedBy, Refusal)> {
         match self {
-            Self::WeRefuse(refusal) => Some((RefusedBy::Us, refusal)),
-            Self::TheyRefuse(refusal) => Some((RefusedBy::Them, refusal)),
-            Self::Closed | Self::Idle | Self::Shutdown | Self::Protocol(_) | Self::Frame(_) => None,
+            Self::WeRefuse(refusal) => Some((RefusedBy::Us, refusal.clone())),
+            Self::TheyRefuse(refusal) => Some((RefusedBy::Them, refusal.clone())),
+            Self::Protocol(_) | Self::Frame(_) => self.senseless().map(|refusal| (RefusedBy::Us, refusal)),
+            Self::Closed | Self::Idle | Self::Shutdown => None,
+        }
+    }
+
+    /// The refusal of what came, where that made no sense.
+    fn senseless(&self) -> Option<Refusal> {
+        match self {
+            Self::Protocol(why) => Some(Refusal::Senseless(why.clone())),
+            Self::Frame(error) => error.is_senseless().then(|| Refusal::Senseless(error.to_string())),
+            Self::Closed | Self::TheyRefuse(_) | Self::WeRefuse(_) | Self::Idle | Self::Shutdown => None,
         }
     }
 }
@@ -154,7 +164,12 @@ where
                 }
                 match self.poll_progress(cx) {
                     Ok(()) => Poll::Pending,
-                    Err(end) => Poll::Ready(end),
+                    Err(end) => {
+                        if let Some(refusal) = end.senseless() {
+                            handshake::try_refuse(&mut self.stream, cx, &refusal);
+                        }
+                        Poll::Ready(end)
+                    }
                 }
             })
             .await

@@ -88,7 +88,19 @@ impl<T: Transport> Connector<T> {
                 self.refusals.warn(address, RefusedBy::Them, &refusal);
                 Err(NetError::Refused(refusal))
             }
-            Err(other) => Err(failed(io::Error::new(io::ErrorKind::InvalidData, other))),
+            Err(other) => {
+                if let Some(refusal) = other.no_handshake() {
+                    self.refusals.warn(address, RefusedBy::Us, &refusal);
+                }
+                Err(failed(io::Error::new(io::ErrorKind::InvalidData, other)))
+            }
+        }
+    }
+
+    /// Logs what arrived past the handshake where it is no message.
+    pub(crate) fn log_senseless(&self, address: &str, error: &FrameError) {
+        if error.is_senseless() {
+            self.refusals.warn(address, RefusedBy::Us, &Refusal::Senseless(error.to_string()));
         }
     }
 
@@ -111,8 +123,8 @@ impl<T: Transport> Connector<T> {
                     queue.connected();
                     let end = Carrier::new(stream, queue).run().await;
                     tracing::debug!(%peer, address, purpose = ?queue.purpose, %end, "disconnected");
-                    if let End::Refused(refusal) = &end {
-                        self.refusals.warn(&address, RefusedBy::Them, refusal);
+                    if let Some((by, refusal)) = end.refusal() {
+                        self.refusals.warn(&address, by, &refusal);
                     }
                     queue.disconnected(&end.into_error());
                 }
@@ -146,12 +158,33 @@ enum End {
 }
 
 impl End {
+    /// The refusal to log, and whose it is.
+    fn refusal(&self) -> Option<(RefusedBy, Refusal)> {
+        match self {
+            Self::Refused(refusal) => Some((RefusedBy::Them, refusal.clone())),
+            Self::Unexpected(_) | Self::Frame(_) => self.senseless().map(|refusal| (RefusedBy::Us, refusal)),
+            Self::Closed | Self::Idle | Self::Stalled => None,
+        }
+    }
+
+    /// The refusal of what came, where that made no sense.
+    fn senseless(&self) -> Option<Refusal> {
+        let senseless = match self {
+            Self::Unexpected(_) => true,
+            Self::Frame(error) => error.is_senseless(),
+            Self::Closed | Self::Idle | Self::Stalled | Self::Refused(_) => false,
+        };
+        senseless.then(|| Refusal::Senseless(self.to_string()))
+    }
+
     /// What callers whose request was sent are told.
     fn into_error(self) -> NetError {
         match self {
             Self::Closed | Self::Idle | Self::Stalled | Self::Frame(FrameError::Io(_) | FrameError::Cut) => {
                 NetError::Closed { sent: true }
             }
+            // Said of one frame: others that were sent before it may have been served.
+            Self::Refused(Refusal::Senseless(why)) => NetError::Protocol(why),
             Self::Refused(refusal) => NetError::Refused(refusal),
             Self::Unexpected(_) | Self::Frame(_) => NetError::Protocol(self.to_string()),
         }
@@ -187,7 +220,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Carrier<'a, S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         match self.poll_progress(cx) {
             Ok(()) => Poll::Pending,
-            Err(end) => Poll::Ready(end),
+            Err(end) => {
+                if let Some(refusal) = end.senseless() {
+                    handshake::try_refuse(&mut self.stream, cx, &refusal);
+                }
+                Poll::Ready(end)
+            }
         }
     }
 
@@ -367,6 +405,19 @@ mod tests {
             let error = call.within(Duration::from_secs(5)).await.unwrap_err();
             assert!(matches!(error, NetError::Refused(Refusal::TooManyConnections)), "{error:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn requests_before_one_that_made_no_sense_may_have_been_served() {
+        let (queue, near, mut far) = carried();
+        let call = submit(&queue);
+        let refusal = Refusal::Senseless("checksum mismatch".into());
+        far.write(frame::encode(0, Kind::Refused, &refusal).unwrap()).await.unwrap();
+        let end = Carrier::new(near, &queue).run().await;
+        assert!(matches!(end.refusal(), Some((RefusedBy::Them, told)) if told == refusal));
+        queue.disconnected(&end.into_error());
+        let error = call.within(Duration::from_secs(5)).await.unwrap_err();
+        assert!(matches!(error, NetError::Protocol(_)) && error.maybe_delivered(), "{error:?}");
     }
 
     #[tokio::test]

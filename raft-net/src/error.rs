@@ -120,6 +120,9 @@ pub enum Refusal {
     /// The node serves as many connections as it can.
     #[error("the node serves as many connections as it can")]
     TooManyConnections,
+    /// What arrived after the handshake is no message, or none that belongs there: too long, damaged, or senseless.
+    #[error("what came makes no sense here: {0}")]
+    Senseless(String),
 }
 
 impl Refusal {
@@ -135,6 +138,7 @@ impl Refusal {
             Self::IdentityChanged => "identity_changed",
             Self::NoHandshake(_) => "no_handshake",
             Self::TooManyConnections => "too_many_connections",
+            Self::Senseless(_) => "senseless",
         }
     }
 }

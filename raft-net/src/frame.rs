@@ -119,6 +119,16 @@ pub(crate) enum FrameError {
     Io(#[from] std::io::Error),
 }
 
+impl FrameError {
+    /// Whether the other side sent what it must not send; otherwise the connection ended or broke.
+    pub(crate) fn is_senseless(&self) -> bool {
+        match self {
+            Self::TooLong { .. } | Self::TooShort(_) | Self::Checksum | Self::UnknownKind(_) => true,
+            Self::Cut | Self::Io(_) => false,
+        }
+    }
+}
+
 /// Encodes a frame with `body`.
 ///
 /// # Errors

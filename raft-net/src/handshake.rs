@@ -14,6 +14,8 @@
 //! purpose and both nonces; the role in them makes a reflected proof worthless. This authenticates; it does not
 //! encrypt: that is a [`crate::transport::Transport`]'s task.
 
+use std::task::{Context, Poll};
+
 use hexkv_store::{NodeId, codec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -56,6 +58,18 @@ pub(crate) enum HandshakeError {
     /// Reading or writing failed.
     #[error(transparent)]
     Frame(#[from] FrameError),
+}
+
+impl HandshakeError {
+    /// The refusal to log where what came is no handshake; None where the connection ended or broke.
+    pub(crate) fn no_handshake(&self) -> Option<Refusal> {
+        let senseless = match self {
+            Self::Protocol(_) => true,
+            Self::Frame(error) => error.is_senseless(),
+            Self::WeRefuse(_) | Self::TheyRefuse(_) | Self::Closed => false,
+        };
+        senseless.then(|| Refusal::NoHandshake(self.to_string()))
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -286,6 +300,22 @@ pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
         tracing::debug!(%refusal, "the refused side is gone already");
     }
     HandshakeError::WeRefuse(refusal)
+}
+
+/// Tells the other side of an open connection that it is refused, where that can be said at once: nobody waits for one
+/// that sends nonsense.
+pub(crate) fn try_refuse<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut FrameStream<S>,
+    cx: &mut Context<'_>,
+    refusal: &Refusal,
+) {
+    let told = frame::encode(0, Kind::Refused, refusal).is_ok_and(|frame| {
+        stream.push(frame);
+        matches!(stream.poll_write(cx), Poll::Ready(Ok(())))
+    });
+    if !told {
+        tracing::debug!(%refusal, "the refused side is gone, or does not read");
+    }
 }
 
 /// Tells the other side where `error` is a refusal.

@@ -180,7 +180,7 @@ impl<S: Service> Shared<S> {
         let end = connection.run(&self.shutdown).await;
         tracing::debug!(%peer, %from, ?purpose, %end, "connection ended");
         if let Some((by, refusal)) = end.refusal() {
-            self.refusals.warn(&address, by, refusal);
+            self.refusals.warn(&address, by, &refusal);
         }
     }
 }

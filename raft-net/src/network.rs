@@ -172,8 +172,12 @@ impl<T: Transport> Network<T> {
         let exchange = async {
             stream.write(encoded).await.map_err(|_| NetError::Closed { sent: true })?;
             loop {
-                let frame = stream.read().await.map_err(|e| NetError::Protocol(e.to_string()))?;
-                let frame = frame.ok_or(NetError::Closed { sent: true })?;
+                let read = stream.read().await;
+                if let Err(error) = &read {
+                    self.pool.connector.log_senseless(address, error);
+                }
+                let frame =
+                    read.map_err(|e| NetError::Protocol(e.to_string()))?.ok_or(NetError::Closed { sent: true })?;
                 if frame.kind != Kind::Alive {
                     return decode_answer("peer response", &frame);
                 }

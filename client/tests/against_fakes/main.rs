@@ -7,5 +7,6 @@ mod cli;
 mod cluster;
 mod fake;
 mod kv;
+mod leader;
 mod leases;
 mod retries;

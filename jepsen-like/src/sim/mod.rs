@@ -38,6 +38,8 @@ pub mod environment;
 pub mod fault;
 #[cfg(test)]
 mod formation_tests;
+#[cfg(test)]
+mod hop_tests;
 pub mod host;
 pub mod invariants;
 mod judge;

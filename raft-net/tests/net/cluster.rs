@@ -8,7 +8,7 @@ use hexkv_store::{
     raft_types::{LogId, Vote},
 };
 use openraft::{
-    RaftNetworkFactory,
+    RaftNetworkFactory, ServerState,
     async_runtime::watch::WatchReceiver,
     errors::{ClientWriteError, RPCError, RaftError},
     network::{NetVote, RPCOption},
@@ -22,6 +22,8 @@ use crate::{
     node::{PATIENCE, TestNode, eventually},
     proxy::Proxy,
 };
+
+const MIB: u64 = 1024 * 1024;
 
 fn proposal(n: u64, bytes: usize) -> Proposal {
     let mut body = n.to_le_bytes().to_vec();
@@ -64,6 +66,16 @@ async fn write(leader: &TestNode, proposal: Proposal) -> LogId {
             Err(e) => panic!("{e}"),
         }
     }
+}
+
+/// Leaves the entries up to `last` in a snapshot only.
+async fn snapshot_and_purge(node: &TestNode, last: LogId) {
+    let raft = node.raft();
+    raft.wait(Some(PATIENCE)).applied_index(Some(last.index), "applied").await.unwrap();
+    raft.trigger().snapshot().await.unwrap();
+    raft.wait(Some(PATIENCE)).snapshot(last, "snapshot").await.unwrap();
+    raft.trigger().purge_log(last.index).await.unwrap();
+    raft.wait(Some(PATIENCE)).purged(Some(last), "purged").await.unwrap();
 }
 
 async fn all_have(nodes: &[&TestNode], count: usize) {
@@ -133,7 +145,6 @@ async fn replication_goes_on_after_conflicts_with_a_diverged_log() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_is_resumed_where_the_connection_was_cut() {
-    const MIB: u64 = 1024 * 1024;
     let (leading, learner) = (TestNode::start_raft(1).await, TestNode::start_raft(2).await);
     leading.raft().initialize(BTreeMap::from([leading.as_member()])).await.unwrap();
     leader(&[&leading]).await;
@@ -141,12 +152,7 @@ async fn a_snapshot_is_resumed_where_the_connection_was_cut() {
     for n in 0..24 {
         last = Some(write(&leading, proposal(n, MIB as usize)).await);
     }
-    let raft = leading.raft();
-    raft.wait(Some(PATIENCE)).applied_index(last.map(|id| id.index), "applied").await.unwrap();
-    raft.trigger().snapshot().await.unwrap();
-    raft.wait(Some(PATIENCE)).snapshot(last.unwrap(), "snapshot").await.unwrap();
-    raft.trigger().purge_log(last.unwrap().index).await.unwrap();
-    raft.wait(Some(PATIENCE)).purged(last, "purged").await.unwrap();
+    snapshot_and_purge(&leading, last.unwrap()).await;
 
     let proxy = Proxy::to(&learner.address).await;
     proxy.cut_once_after(16 * MIB);
@@ -158,6 +164,55 @@ async fn a_snapshot_is_resumed_where_the_connection_was_cut() {
     assert!(proxy.forwarded() < 32 * MIB, "{} bytes were sent, so it began anew", proxy.forwarded());
     write(&leading, proposal(24, 10)).await;
     all_have(&[&leading, &learner], 25).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_pass_a_transfer_that_is_stuck() {
+    /// Answers while one transfer is stuck: more than may have been under way when it got stuck, fewer than there are
+    /// heartbeats until it is given up.
+    const ANSWERS: usize = 5;
+    let nodes = cluster_of_three().await;
+    let all: Vec<_> = nodes.iter().collect();
+    let leading = leader(&all).await;
+    write(leading, proposal(0, 10)).await;
+    all_have(&all, 1).await;
+    let late = all.iter().find(|node| node.id != leading.id).unwrap();
+    leading.network.address_book().set(late.id, "127.0.0.1:1");
+    leading.network.reset();
+    let mut last = None;
+    for n in 1..24 {
+        last = Some(write(leading, proposal(n, MIB as usize)).await);
+    }
+    snapshot_and_purge(leading, last.unwrap()).await;
+    assert_eq!(late.state.proposals().len(), 1, "it needs the snapshot");
+
+    let proxy = Proxy::to(&late.address).await;
+    proxy.hold_after(MIB);
+    leading.network.address_book().set(late.id, proxy.address.clone());
+    eventually("a transfer is stuck", || std::future::ready(proxy.holds() == 1)).await;
+    let vote = leading.raft().metrics().borrow_watched().vote;
+    let mut contact = leading.network.last_contact(late.id);
+    let (mut connections, mut holds, mut is_stuck, mut answers) = (proxy.connections(), proxy.holds(), true, 0);
+    eventually("it answers heartbeats while a transfer is stuck", || {
+        let answered = leading.network.last_contact(late.id) > contact;
+        contact = leading.network.last_contact(late.id);
+        // A stuck transfer is tried anew after a while. What its new connection answers before it is stuck does not count.
+        if proxy.connections() != connections {
+            (connections, is_stuck) = (proxy.connections(), false);
+        } else if proxy.holds() != holds {
+            (holds, is_stuck, answers) = (proxy.holds(), true, 0);
+        } else if is_stuck && answered {
+            answers += 1;
+        }
+        std::future::ready(answers >= ANSWERS)
+    })
+    .await;
+    let metrics = late.raft().metrics().borrow_watched().clone();
+    assert_eq!((metrics.vote, metrics.current_leader), (vote, Some(leading.id)), "it follows the same leader");
+    assert_eq!(metrics.state, ServerState::Follower, "it has not stood for election");
+    assert_eq!(late.state.proposals().len(), 1, "the transfer is stuck still");
+    proxy.hold(false);
+    all_have(&all, 24).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! A TCP proxy between two nodes, which cuts, counts and holds back what passes.
+//! A TCP proxy between two nodes, which cuts, counts and holds back what passes, and slips bytes in.
 
 use std::sync::{
     Arc,
@@ -33,8 +33,21 @@ struct State {
     /// Bytes that one connection may carry towards the target before it is cut, once.
     cut_after: AtomicU64,
     cuts: AtomicUsize,
-    held: watch::Sender<bool>,
+    /// A connection that carried at least so many bytes towards the target is held.
+    held_from: watch::Sender<u64>,
+    /// Connections that carried enough to be held, so far.
+    holds: AtomicUsize,
     cut_all: watch::Sender<u64>,
+    slipped_in: [watch::Sender<Vec<u8>>; 2],
+}
+
+/// Which of the two sides of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The one that connected.
+    Caller,
+    /// The one that listens.
+    Target,
 }
 
 impl Proxy {
@@ -48,8 +61,10 @@ impl Proxy {
             connections: AtomicUsize::new(0),
             cut_after: AtomicU64::new(NEVER),
             cuts: AtomicUsize::new(0),
-            held: watch::channel(false).0,
+            held_from: watch::channel(NEVER).0,
+            holds: AtomicUsize::new(0),
             cut_all: watch::channel(0).0,
+            slipped_in: [watch::channel(Vec::new()).0, watch::channel(Vec::new()).0],
         });
         tokio::spawn(stop.clone().run_until_cancelled_owned(accept(listener, target.to_string(), state.clone())));
         Self { address, state, _stop: stop.drop_guard() }
@@ -82,7 +97,22 @@ impl Proxy {
 
     /// Lets nothing through, in either direction, without closing anything; or lets it go on.
     pub fn hold(&self, held: bool) {
-        self.state.held.send_replace(held);
+        self.state.held_from.send_replace(if held { 0 } else { NEVER });
+    }
+
+    /// Lets nothing through on connections that have carried `bytes` towards the target, in either direction.
+    pub fn hold_after(&self, bytes: u64) {
+        self.state.held_from.send_replace(bytes);
+    }
+
+    /// Connections that had carried enough to be held so far.
+    pub fn holds(&self) -> usize {
+        self.state.holds.load(SeqCst)
+    }
+
+    /// Sends `bytes` to `side` of every connection, as if the other side had.
+    pub fn slip_in(&self, side: Side, bytes: Vec<u8>) {
+        self.state.slipped_in[side as usize].send_replace(bytes);
     }
 }
 
@@ -95,27 +125,40 @@ async fn accept(listener: TcpListener, target: String, state: Arc<State>) {
             let Ok(far) = TcpStream::connect(&target).await else { return };
             let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
             let mut cut_all = state.cut_all.subscribe();
+            let carried = AtomicU64::new(0);
             tokio::select! {
-                () = relay(near_read, far_write, &state, true) => {}
-                () = relay(far_read, near_write, &state, false) => {}
+                () = relay(near_read, far_write, &state, &carried, Side::Target) => {}
+                () = relay(far_read, near_write, &state, &carried, Side::Caller) => {}
                 _ = cut_all.changed() => { state.cuts.fetch_add(1, SeqCst); }
             }
         });
     }
 }
 
-async fn relay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State, to_target: bool) {
+/// Relays one direction of a connection, which has `carried` so many bytes towards its target.
+async fn relay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State, carried: &AtomicU64, towards: Side) {
     let mut buffer = vec![0; 64 * 1024];
-    let mut carried = 0;
-    let mut held = state.held.subscribe();
+    let (mut held_from, mut slipped_in) = (state.held_from.subscribe(), state.slipped_in[towards as usize].subscribe());
+    let mut was_held = false;
     loop {
-        let Ok(n @ 1..) = from.read(&mut buffer).await else { return };
-        if held.wait_for(|held| !held).await.is_err() || to.write_all(&buffer[..n]).await.is_err() {
+        let bytes = tokio::select! {
+            read = from.read(&mut buffer) => match read {
+                Ok(n @ 1..) => buffer[..n].to_vec(),
+                Ok(0) | Err(_) => return,
+            },
+            _ = slipped_in.changed() => slipped_in.borrow_and_update().clone(),
+        };
+        if towards == Side::Target && !was_held && carried.load(SeqCst) >= *held_from.borrow() {
+            was_held = true;
+            state.holds.fetch_add(1, SeqCst);
+        }
+        let free = held_from.wait_for(|held_from| carried.load(SeqCst) < *held_from).await.is_ok();
+        if !free || to.write_all(&bytes).await.is_err() {
             return;
         }
-        if to_target {
-            carried += n as u64;
-            state.forwarded.fetch_add(n as u64, SeqCst);
+        if towards == Side::Target {
+            let carried = carried.fetch_add(bytes.len() as u64, SeqCst) + bytes.len() as u64;
+            state.forwarded.fetch_add(bytes.len() as u64, SeqCst);
             let limit = state.cut_after.load(SeqCst);
             if carried > limit && state.cut_after.compare_exchange(limit, NEVER, SeqCst, SeqCst).is_ok() {
                 state.cuts.fetch_add(1, SeqCst);

@@ -8,11 +8,15 @@ use hexkv_raft_net::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     time::{Instant, timeout},
 };
 
-use crate::node::{CLUSTER, PATIENCE, TestNode};
+use crate::{
+    log,
+    node::{CLUSTER, PATIENCE, TestNode, eventually},
+    proxy::{Proxy, Side},
+};
 
 async fn refusal(from: &TestNode, target: u64, address: &str) -> Refusal {
     let answer = from.network.request(target, address, PeerRequest::ClusterInfo, PATIENCE).await;
@@ -116,6 +120,77 @@ async fn garbage_on_the_port_is_hung_up_on() {
     }
     assert_eq!(node.asked(), 0);
     assert_serves(&node).await;
+}
+
+#[tokio::test]
+async fn a_node_says_that_what_answers_it_is_no_node() {
+    log::keep();
+    let node = TestNode::start(1).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let answering = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        std::future::pending::<()>().await;
+    };
+    let answer = tokio::select! {
+        answer = node.network.request(2, &address, PeerRequest::ClusterInfo, PATIENCE) => answer,
+        () = answering => unreachable!("it never ends"),
+    };
+    assert!(matches!(answer, Err(NetError::Connect { .. })), "{answer:?}");
+    let lines = log::lines_with(&[&address, "refused a node: this is no hexkv node"]);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+}
+
+/// A frame with a right checksum, of `kind` and without a body.
+fn frame_of_kind(kind: u8) -> Vec<u8> {
+    let content = [&[0; 8][..], &[kind]].concat();
+    let length = (content.len() as u32).to_le_bytes();
+    let checksum = crc32fast::hash(&[&length[..], &content].concat()).to_le_bytes();
+    [&length[..], &checksum, &content].concat()
+}
+
+#[tokio::test]
+async fn nonsense_after_the_handshake_ends_the_connection_and_both_sides_say_so() {
+    /// A kind that no frame has.
+    const UNKNOWN_KIND: u8 = 250;
+    /// AppendEntries, on a connection that is not for them, and as an answer.
+    const APPEND: u8 = 16;
+    log::keep();
+    let too_long = ((FRAME_BYTES_MAX + 1) as u32).to_le_bytes();
+    let mut damaged = frame_of_kind(APPEND);
+    damaged[4] ^= 1;
+    let inputs = [
+        ([too_long, [0; 4]].concat(), "a frame of 16777217 bytes"),
+        (damaged, "checksum mismatch"),
+        (frame_of_kind(UNKNOWN_KIND), "unknown frame kind 250"),
+        (frame_of_kind(APPEND), "Append"),
+    ];
+    for (input, why) in inputs {
+        for side in [Side::Target, Side::Caller] {
+            let (caller, target) = (TestNode::start(1).await, TestNode::start(2).await);
+            let proxy = Proxy::to(&target.address).await;
+            let ask = || caller.network.request(2, &proxy.address, PeerRequest::ClusterInfo, PATIENCE);
+            ask().await.unwrap();
+            // What listens tells addresses without ports, which are the same for all nodes.
+            let of_target = |by: &str| {
+                let all = log::lines_with(&[by, "makes no sense here", why]);
+                all.iter().filter(|line| line.contains("address=\"127.0.0.1\"")).count()
+            };
+            let of_caller = |by: &str| log::lines_with(&[by, "makes no sense here", why, &proxy.address]).len();
+            let (by_target, by_caller) = match side {
+                Side::Target => ("refused a node", "refused by a node"),
+                Side::Caller => ("refused by a node", "refused a node"),
+            };
+            let before = of_target(by_target);
+            proxy.slip_in(side, input.clone());
+            let said = || of_target(by_target) > before && of_caller(by_caller) == 1;
+            eventually(&format!("both say {why}"), || std::future::ready(said())).await;
+            assert_eq!(target.asked(), 1, "{why}: it does not reach the service");
+            ask().await.unwrap();
+            assert_eq!(proxy.connections(), 2, "{why}: the first connection has ended");
+        }
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@
 mod memory;
 #[cfg(test)]
 pub(crate) mod mirror;
+#[cfg(test)]
+mod script;
 mod sled;
 mod span;
 #[cfg(test)]

@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use futures_util::future::try_join_all;
-use hexkv_client::api::{MemberState, MemberStatus};
+use hexkv_client::api::{ClusterStatus, MemberState, MemberStatus};
 use hexkv_client::kv::Consistency;
-use hexkv_client::{Client, Endpoint, Error};
+use hexkv_client::{Endpoint, Error};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until};
@@ -196,15 +196,19 @@ async fn join<T>(tasks: Vec<JoinHandle<T>>) -> Result<Vec<T>, Failure> {
 }
 
 async fn targets(global: &Global, target: Target) -> Result<Vec<Endpoint>, Failure> {
-    if target == Target::Endpoints {
-        return Ok(global.endpoints.clone());
+    match target {
+        Target::Endpoints => Ok(global.endpoints.clone()),
+        Target::Leader => Ok(vec![global.client(TIMEOUT)?.leader().await?]),
+        Target::Followers => followers(&global.client(TIMEOUT)?.status().await?),
     }
-    let client: Client = global.client(TIMEOUT)?;
-    let status = client.status().await?;
-    let leads = |member: &MemberStatus| Some(&member.name) == status.leader.as_ref();
-    let wanted = |member: &&MemberStatus| leads(member) == (target == Target::Leader);
-    let members = status.members.iter().filter(|member| member.state != MemberState::Down).filter(wanted);
-    let endpoints: Result<Vec<Endpoint>, Error> = members.map(|member| member.http.parse()).collect();
+}
+
+/// All members that are up, but the leader.
+fn followers(status: &ClusterStatus) -> Result<Vec<Endpoint>, Failure> {
+    let follows =
+        |member: &&MemberStatus| member.state != MemberState::Down && Some(&member.name) != status.leader.as_ref();
+    let endpoints: Result<Vec<Endpoint>, Error> =
+        status.members.iter().filter(follows).map(|member| member.http.parse()).collect();
     match endpoints? {
         none if none.is_empty() => {
             Err(Failure::Unavailable("there is no such member now: see `client status`".to_owned()))

@@ -134,6 +134,41 @@ async fn a_power_cut_at_any_operation_loses_nothing_that_counts() {
     assert!(cut > 60, "only {cut} operations were cut");
 }
 
+/// How often the starts after a power cut are cut short themselves, one operation later each time, until one gets through.
+fn cut_restarts(cut: impl Fn() -> FaultyFs, purged: Option<u64>, reference: &Reference, what: &str) -> u64 {
+    for operation in 1.. {
+        let fs = cut();
+        fs.stop_at_operation(operation);
+        drop(Fixture::open_with(Arc::new(fs.clone()), Path::new(DATA_DIR), simulated(purged)));
+        if !fs.stopped() {
+            return operation - 1;
+        }
+        let what = format!("{what}; power cut at operation {operation} of the start after it");
+        restarts(fs.crash(operation), purged, reference, &what);
+    }
+    unreachable!("a start has an end")
+}
+
+#[tokio::test]
+async fn a_start_that_is_cut_short_anywhere_loses_nothing_that_counts() {
+    /// From one power cut whose restarts are cut short to the next, in operations.
+    const STEP: usize = 3;
+    let reference = reference().await;
+    let (mut cut, mut rebuilds) = (0, 0);
+    for operation in (FIRST_OPERATION..).step_by(STEP) {
+        let fs = disk();
+        fs.stop_at_operation(operation);
+        let purged = live(&fs, &reference).await;
+        if !fs.stopped() {
+            break;
+        }
+        cut += cut_restarts(|| fs.crash(operation), purged, &reference, &format!("power cut at operation {operation}"));
+        rebuilds += u64::from(purged.is_some());
+    }
+    assert!(rebuilds > 10, "only {rebuilds} starts had to go back to a snapshot");
+    assert!(cut > 100, "only {cut} starts were cut short");
+}
+
 #[tokio::test]
 async fn a_failing_operation_stops_the_node_and_nothing_more() {
     let reference = reference().await;
