@@ -187,6 +187,10 @@ fn break_off_join(cluster: &mut Cluster) -> bool {
 fn break_off_leave(cluster: &mut Cluster) -> bool {
     let leave = json("POST", "/api/cluster/leave", &serde_json::json!({}));
     let left = cluster.node(1).status().expect("a status")["cluster_id"].clone();
+    eventually("the others know all four", || match members(cluster, 1)? {
+        4 => Ok(()),
+        known => Err(format!("{known} are known")),
+    });
     let broken_off = break_off(cluster, leave.clone(), |cluster| members(cluster, 1) == Ok(3));
     eventually("in the end it is alone", || {
         let node = &cluster.nodes[3];
