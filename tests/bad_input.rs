@@ -203,9 +203,9 @@ fn the_server_refuses_a_data_directory_that_it_cannot_use() {
     });
     assert!(said.contains("not a hexkv data directory"), "{said}");
     let said = refusal(with_env("DATA_DIR", "/proc/hexkv"));
-    assert!(said.contains("/proc/hexkv"), "{said}");
+    assert!(said.contains("/proc/hexkv") && said.contains("check DATA_DIR and its permissions"), "{said}");
 
-    let mut cluster = Cluster::empty(&[]);
+    let mut cluster = Cluster::empty(&[("LOG_FORMAT", "json")]);
     cluster.add_running();
     let (data, pid) = (cluster.node(1).data.display().to_string(), cluster.node(1).pid().expect("it runs"));
     let second = cluster.add();
@@ -214,6 +214,21 @@ fn the_server_refuses_a_data_directory_that_it_cannot_use() {
     assert_ne!(code, Some(0));
     assert!(said.contains("in use by another process") && said.contains(&pid.to_string()), "{said}");
     cluster.node(1).ready().expect("the first one is not disturbed");
+    cluster.node(1).kill();
+    let (code, said) = cluster.node(2).run_to_end();
+    assert_ne!(code, Some(0));
+    let says = said.contains(&data) && said.contains("NODE_NAME is hex_hub2@127.0.0.1") && said.contains("DATA_DIR");
+    assert!(says && said.contains("it belongs to node hex_hub1@127.0.0.1"), "{said}");
+    // Whatever a node has to say, it says in the format that was asked for.
+    for node in &cluster.nodes {
+        let log = node.logged();
+        assert!(log.lines().count() > 1, "{log}");
+        for line in log.lines() {
+            let told: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            let fields = ["timestamp", "level", "target", "message"];
+            assert!(told["node"] == node.name.as_str() && fields.iter().all(|field| told[field].is_string()), "{line}");
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! The `client` binary against real nodes, as a user types it.
 
-use crate::harness::{Cluster, client, free_ports, local::Local, said};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
+use crate::harness::{Cluster, Killed, client, free_ports, local::Local, said};
 
 #[test]
 fn keys_and_values_from_the_command_line() {
@@ -47,6 +52,23 @@ fn a_cluster_grows_and_shrinks_from_the_command_line() {
     assert_eq!(moved.status.code(), Some(0), "{}", said(&moved));
     let left = client(&second, &["leave"]);
     assert_eq!(left.status.code(), Some(0), "{}", said(&left));
+    // Whoever is down may come up: it is tried again until the time is over.
+    let down = format!("hex_hub3@127.0.0.1:{}", free_ports(1)[0]);
+    let refused = client(&second, &["--timeout", "2s", "join", &down]);
+    assert_eq!(refused.status.code(), Some(3), "{}", said(&refused));
+    assert!(said(&refused).contains("does not answer"), "{}", said(&refused));
+    let refused = client(&second, &["join", "hex_hub3@127.0.0.1"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(said(&refused).contains("cannot join"), "{}", said(&refused));
+    let by_address = format!("hex_hub1@{}", cluster.node(1).raft);
+    let joined = client(&second, &["join", &by_address]);
+    assert_eq!(joined.status.code(), Some(0), "by name@host:port: {}", said(&joined));
+    let nobody = client(&first, &["remove", "hex_hub3@127.0.0.1"]);
+    assert_eq!(nobody.status.code(), Some(1), "{}", said(&nobody));
+    let removed = client(&first, &["remove", "hex_hub2@127.0.0.1"]);
+    assert_eq!(removed.status.code(), Some(0), "{}", said(&removed));
+    let members = said(&client(&first, &["members"]));
+    assert!(members.contains("hex_hub1@127.0.0.1") && !members.contains("hex_hub2@127.0.0.1"), "{members}");
     let last = client(&first, &["leave"]);
     assert_eq!(last.status.code(), Some(1), "the last member cannot leave: {}", said(&last));
     let itself = client(&first, &["join", "hex_hub1@127.0.0.1"]);
@@ -56,8 +78,11 @@ fn a_cluster_grows_and_shrinks_from_the_command_line() {
 #[test]
 fn a_local_cluster_starts_survives_and_is_cleaned_up() {
     let local = Local::new(0);
+    let smaller = local.run(&["start", "--size", "2"]);
+    assert_eq!(smaller.status.code(), Some(0), "{}", said(&smaller));
+    assert_eq!(client(&local.endpoint(1), &["put", "early", "kept"]).status.code(), Some(0));
     let started = local.run(&["start", "--size", "3"]);
-    assert_eq!(started.status.code(), Some(0), "{}", said(&started));
+    assert_eq!(started.status.code(), Some(0), "it grows: {}", said(&started));
     let report = said(&started);
     for expected in ["hex_hub1@127.0.0.1", "hex_hub3@127.0.0.1", "curl"] {
         assert!(report.contains(expected), "{expected} is not in the report: {report}");
@@ -69,7 +94,13 @@ fn a_local_cluster_starts_survives_and_is_cleaned_up() {
     assert!(status.contains("voter"), "{status}");
     assert_eq!(local.run(&["health"]).status.code(), Some(0));
     assert!(said(&local.run(&["logs", "2"])).contains("serving"), "the log of node 2");
+    let mut follow = local.command(&["logs", "1", "-f"]);
+    let mut follow = Killed(follow.stdout(Stdio::piped()).spawn().expect("the client runs"));
+    let mut log = BufReader::new(follow.stdout.take().expect("it is a pipe")).lines().map(|line| line.expect("text"));
+    assert!(log.any(|line| line.contains("serving")), "what the log holds already");
     assert_eq!(local.run(&["stop-node", "1"]).status.code(), Some(0));
+    assert!(log.any(|line| line.contains("stopped")), "and what is added");
+    drop(follow);
     assert_eq!(client(&endpoint, &["get", "k"]).stdout, b"kept", "two of three go on");
     assert_eq!(local.run(&["start-node", "1", "--size", "3"]).status.code(), Some(0));
     let rows: serde_json::Value = serde_json::from_slice(&local.run(&["status", "-o", "json"]).stdout).expect("JSON");
@@ -77,10 +108,30 @@ fn a_local_cluster_starts_survives_and_is_cleaned_up() {
     rustix::process::kill_process(pid.expect("node 2 runs"), rustix::process::Signal::KILL).expect("it is killed");
     let again = local.run(&["start-node", "2", "--size", "3"]);
     assert_eq!(again.status.code(), Some(0), "at once after a kill: {}", said(&again));
+    assert_eq!(local.run(&["stop", "2"]).status.code(), Some(0));
+    let states = || {
+        let listed = local.run(&["status", "-o", "json"]);
+        let rows: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+        let states =
+            rows.as_array().expect("rows").iter().map(|row| row["state"].as_str().expect("a state").to_owned());
+        states.collect::<Vec<_>>()
+    };
+    assert_eq!(states(), ["ready", "stopped", "ready"]);
+    assert_eq!(client(&endpoint, &["get", "k"]).stdout, b"kept", "the other two go on");
     assert_eq!(local.run(&["restart"]).status.code(), Some(0));
+    assert_eq!(states(), ["ready"; 3]);
     assert_eq!(client(&endpoint, &["get", "k"]).stdout, b"kept", "a restart keeps the data");
+    let shrunk = local.run(&["restart", "--size", "2"]);
+    assert_eq!(shrunk.status.code(), Some(0), "{}", said(&shrunk));
+    assert_eq!(states(), ["ready"; 2]);
+    let first = local.endpoint(1);
+    let members = client(&first, &["-o", "json", "members"]);
+    let members: serde_json::Value = serde_json::from_slice(&members.stdout).expect("JSON");
+    assert_eq!(members.as_array().map(Vec::len), Some(2), "{members}");
+    assert_eq!(client(&first, &["get", "k"]).stdout, b"kept", "so does a smaller cluster");
+    assert_eq!(client(&first, &["get", "early"]).stdout, b"kept");
     assert_eq!(local.run(&["stop"]).status.code(), Some(0));
-    assert_eq!(client(&endpoint, &["--timeout", "1s", "get", "k"]).status.code(), Some(3));
+    assert_eq!(client(&first, &["--timeout", "1s", "get", "k"]).status.code(), Some(3));
     assert_eq!(local.run(&["clean"]).status.code(), Some(0));
     assert!(!local.dir.path().join("cluster").exists(), "clean removes its directory");
 }
@@ -103,6 +154,10 @@ fn a_local_cluster_refuses_sizes_out_of_range_and_taken_ports() {
 #[test]
 fn run_starts_a_fresh_cluster_runs_the_command_and_gives_its_exit_code() {
     let local = Local::new(0);
+    let tested = local.run(&["run", "--size", "2"]);
+    assert_eq!(tested.status.code(), Some(0), "without a command, a test of its own: {}", said(&tested));
+    assert!(said(&tested).contains("ok: equal state hashes"), "{}", said(&tested));
+    assert!(!local.dir.path().join("cluster").exists(), "nothing is left of it");
     let ran = local.run(&[
         "run",
         "--size",
@@ -138,7 +193,15 @@ fn bench_measures_and_counts() {
         ],
     );
     assert_eq!(ran.status.code(), Some(0), "{}", said(&ran));
+    assert!(ran.stderr.is_empty(), "progress is shown on terminals only: {}", said(&ran));
     let report: serde_json::Value =
         serde_json::from_slice(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {}", said(&ran)));
-    assert!(report.to_string().contains("p99"), "{report}");
+    let number =
+        |part: &str, name: &str| report[part][name].as_u64().unwrap_or_else(|| panic!("{part} {name}: {report}"));
+    for part in ["reads", "writes", "all"] {
+        assert!(number(part, "requests") > 0, "{report}");
+        let times = ["p50_us", "p90_us", "p99_us", "p99_9_us", "max_us"].map(|name| number(part, name));
+        assert!(times[0] > 0 && times.is_sorted(), "{part}: {report}");
+    }
+    assert_eq!(number("all", "requests"), number("reads", "requests") + number("writes", "requests"), "{report}");
 }

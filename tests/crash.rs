@@ -1,12 +1,32 @@
 //! kill -9 of real processes under load: what was acknowledged is there afterwards, and all nodes agree.
 
-use std::path::Path;
-
-use crate::harness::{
-    Cluster, eventually, get, json,
-    load::{Load, addresses, progress},
-    put, request,
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
+
+use crate::{
+    harness::{
+        Cluster, Node, PATIENCE, Request, eventually, get, json,
+        load::{Load, addresses, progress},
+        put, request,
+    },
+    membership::aside,
+};
+
+/// Between two looks at what is over soon.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+/// Rounds of trying to kill a node in the middle of something; almost every one does.
+const CATCH_ROUNDS_MAX: usize = 10;
+
+/// Waits until `condition` holds, and returns as soon as it does: for what is to be broken off.
+pub fn caught(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::park_timeout(LOOK_INTERVAL);
+    }
+}
 
 #[test]
 fn killing_the_leader_again_and_again_loses_nothing() {
@@ -48,47 +68,72 @@ fn killing_a_follower_costs_no_availability() {
 #[test]
 fn killing_all_nodes_at_once_under_load_loses_nothing() {
     let mut cluster = Cluster::start(3);
-    for order in [[1, 2, 3], [3, 1, 2], [2, 3, 1]] {
+    for order in [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
         let load = Load::start(&addresses(&cluster), 4, 64);
         let leader = cluster.leader();
-        progress(&cluster, leader, 100);
-        for i in 1..=3 {
-            cluster.node(i).kill();
+        progress(&cluster, leader, 50);
+        // All are dead before the first one is waited for.
+        cluster.nodes.iter().for_each(|node| node.signal(rustix::process::Signal::KILL));
+        cluster.nodes.iter_mut().for_each(Node::kill);
+        let [first, second, last] = order;
+        cluster.node(first).start();
+        eventually("the first one runs", || request(&cluster.nodes[first - 1].http, &get("/health/live")).map(drop));
+        cluster.node(second).start();
+        for index in [first, second] {
+            eventually("two of three serve", || cluster.nodes[index - 1].ready());
         }
-        for i in order {
-            cluster.node(i).start();
-        }
+        cluster.node(last).start();
         cluster.wait_formed(3);
-        progress(&cluster, order[0], 20);
-        let address = cluster.node(order[1]).http.clone();
+        let address = cluster.node(last).http.clone();
         load.check(&address);
         cluster.wait_same_hash(&[1, 2, 3]);
     }
 }
 
-/// Small limits, so that snapshots and purges happen all the time.
-const SNAPSHOTS_OFTEN: &[(&str, &str)] =
-    &[("SNAPSHOT_LOG_BYTES_MIN", "256KiB"), ("WAL_SEGMENT_BYTES", "10MiB"), ("LOG_ENTRIES_KEPT", "10")];
+/// Small limits, so that snapshots and purges happen all the time: a snapshot is due when the log has grown by more than its
+/// size, so little history is kept.
+pub const SNAPSHOTS_OFTEN: &[(&str, &str)] = &[
+    ("SNAPSHOT_LOG_BYTES_MIN", "256KiB"),
+    ("WAL_SEGMENT_BYTES", "10MiB"),
+    ("LOG_ENTRIES_KEPT", "10"),
+    ("HISTORY_BYTES", "1MiB"),
+];
+
+/// The only file in `dir` with this extension, or the first by name.
+fn first(dir: &Path, extension: &str) -> Option<PathBuf> {
+    let paths = std::fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path());
+    paths.filter(|path| path.extension().is_some_and(|e| e == extension)).min()
+}
 
 #[test]
 fn killing_nodes_while_they_snapshot_and_purge_loses_nothing() {
     let mut cluster = Cluster::start_with(3, SNAPSHOTS_OFTEN);
+    let of_each = |cluster: &Cluster, dir: &str| cluster.nodes.iter().map(|n| n.data.join(dir)).collect::<Vec<_>>();
+    let snapshots = of_each(&cluster, "snapshots");
+    let begins = |wal: &PathBuf| first(wal, "wal").expect("a log has a segment");
+    let oldest: Vec<_> = of_each(&cluster, "wal").iter().map(begins).collect();
     let load = Load::start(&addresses(&cluster), 4, 16_384);
-    for _ in 0..3 {
+    let mut broken_off = 0;
+    for round in 0..CATCH_ROUNDS_MAX {
         for victim in 1..=3 {
-            progress(&cluster, victim, 150);
+            caught("a snapshot is under way", || first(&snapshots[victim - 1], "building").is_some());
             cluster.node(victim).kill();
+            broken_off += usize::from(first(&snapshots[victim - 1], "building").is_some());
             cluster.node(victim).start();
             cluster.wait_formed(3);
         }
+        if broken_off > 0 {
+            break;
+        }
+        assert!(round + 1 < CATCH_ROUNDS_MAX, "no node was killed while it made a snapshot");
     }
+    eventually("every node purges its log", || match oldest.iter().find(|segment| segment.exists()) {
+        Some(segment) => Err(format!("{} is there", segment.display())),
+        None => Ok(()),
+    });
     let address = cluster.node(2).http.clone();
     load.check(&address);
     cluster.wait_same_hash(&[1, 2, 3]);
-    for i in 1..=3 {
-        let snapshots = std::fs::read_dir(cluster.node(i).data.join("snapshots")).expect("a directory").count();
-        assert!(snapshots > 0, "node {i} made snapshots");
-    }
 }
 
 #[test]
@@ -107,95 +152,84 @@ fn a_node_that_was_away_for_long_is_brought_level_by_a_snapshot() {
     assert!(cluster.node(away).logged().contains("snapshot installed"), "not by the log, which no longer has it");
 }
 
-fn damage(state: &Path, how: &str) {
-    let mut files = Vec::new();
-    let mut dirs = vec![state.to_path_buf()];
-    while let Some(dir) = dirs.pop() {
-        for entry in std::fs::read_dir(dir).expect("a directory") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() { dirs.push(path) } else { files.push(path) }
-        }
-    }
-    assert!(!files.is_empty(), "there is a state database at {}", state.display());
-    if how == "delete" {
-        return std::fs::remove_dir_all(state).expect("it can be deleted");
-    }
-    for path in files {
-        let mut bytes = std::fs::read(&path).expect("a file");
-        match how {
-            "truncate" => bytes.truncate(bytes.len() / 2),
-            "flip" => bytes.iter_mut().step_by(97).for_each(|b| *b ^= 0x40),
-            other => panic!("{other}"),
-        }
-        std::fs::write(&path, bytes).expect("a file");
-    }
+/// Sends node 4 `wanted`, kills the node once `under_way`, and starts it again. Answers whether nobody was told the outcome.
+fn break_off(cluster: &mut Cluster, wanted: Request, mut under_way: impl FnMut(&Cluster) -> bool) -> bool {
+    let http = cluster.node(4).http.clone();
+    let asked = std::thread::spawn(move || request(&http, &wanted));
+    caught("it is under way, or done", || under_way(cluster) || asked.is_finished());
+    cluster.node(4).kill();
+    let answer = asked.join().expect("the client thread ends");
+    cluster.node(4).start();
+    eventually("the node runs again", || request(&cluster.nodes[3].http, &get("/health/live")).map(drop));
+    answer.is_err()
 }
 
-#[test]
-fn a_state_database_that_is_deleted_truncated_or_flipped_is_rebuilt() {
-    let mut cluster = Cluster::start_with(3, SNAPSHOTS_OFTEN);
-    let load = Load::start(&addresses(&cluster), 4, 1024);
-    let leader = cluster.leader();
-    progress(&cluster, leader, 800);
-    load.check(&cluster.node(leader).http.clone());
-    for (victim, how) in [(1, "delete"), (2, "truncate"), (3, "flip")] {
-        let hash = cluster.wait_same_hash(&[1, 2, 3]);
-        cluster.node(victim).kill();
-        damage(&cluster.node(victim).data.join("state"), how);
-        // Killed while it rebuilds, once as soon as the process runs, once as soon as it answers.
-        cluster.node(victim).start();
-        cluster.node(victim).kill();
-        cluster.node(victim).start();
-        eventually("it answers", || request(&cluster.nodes[victim - 1].http, &get("/health/live")).map(|_| ()));
-        cluster.node(victim).kill();
-        cluster.node(victim).start();
-        cluster.wait_formed(3);
-        assert_eq!(cluster.wait_same_hash(&[1, 2, 3]), hash, "after {how}");
-    }
+/// A join of node 4 that is broken off as soon as a node is asked to take it in, and ends in membership all the same.
+fn break_off_join(cluster: &mut Cluster) -> bool {
+    let target = cluster.node(1).name.clone();
+    let asked = |cluster: &Cluster| {
+        cluster.nodes[..3].iter().map(|node| node.logged().matches("a node asks to join").count()).sum::<usize>()
+    };
+    let before = asked(cluster);
+    let body = serde_json::json!({"node": target, "discard_local_data": true});
+    let broken_off = break_off(cluster, json("POST", "/api/cluster/join", &body), |cluster| asked(cluster) > before);
+    assert!(asked(cluster) > before, "this round's join came to a node of the cluster");
+    eventually("in the end it is a member", || {
+        if members(cluster, 4)? == 4 {
+            return Ok(());
+        }
+        Err(format!("{:?}", cluster.nodes[3].join(&target, true)))
+    });
+    broken_off
+}
+
+/// A leave of node 4 that is broken off as soon as the others have let it go, and ends in a cluster of its own all the same.
+fn break_off_leave(cluster: &mut Cluster) -> bool {
+    let leave = json("POST", "/api/cluster/leave", &serde_json::json!({}));
+    let left = cluster.node(1).status().expect("a status")["cluster_id"].clone();
+    eventually("the others know all four", || match members(cluster, 1)? {
+        4 => Ok(()),
+        known => Err(format!("{known} are known")),
+    });
+    let broken_off = break_off(cluster, leave.clone(), |cluster| members(cluster, 1) == Ok(3));
+    eventually("in the end it is alone", || {
+        let node = &cluster.nodes[3];
+        let status = node.status()?;
+        let own = status["cluster_id"].is_string() && status["cluster_id"] != left;
+        if own && members(cluster, 4)? == 1 {
+            return node.ready();
+        }
+        Err(format!("{status}, {:?}", request(&node.http, &leave)?))
+    });
+    broken_off
+}
+
+/// How many members node `asked` sees.
+fn members(cluster: &Cluster, asked: usize) -> Result<usize, String> {
+    Ok(cluster.nodes[asked - 1].status()?["members"].as_array().ok_or("no members")?.len())
 }
 
 #[test]
 fn a_join_or_leave_that_is_killed_in_the_middle_can_be_repeated() {
     let mut cluster = Cluster::start(3);
     let load = Load::start(&addresses(&cluster), 2, 64);
-    let target = cluster.node(1).name.clone();
     cluster.add_running();
-    for _ in 0..3 {
-        let (http, body) =
-            (cluster.node(4).http.clone(), serde_json::json!({"node": target, "discard_local_data": true}));
-        // Killed as soon as it was asked: before, in the middle of, or after being taken in.
-        let asked = std::thread::spawn(move || request(&http, &json("POST", "/api/cluster/join", &body)).is_ok());
-        eventually("the join is under way or done", || {
-            let log = cluster.nodes[0].logged() + &cluster.nodes[1].logged() + &cluster.nodes[2].logged();
-            if log.contains("a node asks to join") || asked.is_finished() { Ok(()) } else { Err("not yet".into()) }
-        });
-        cluster.node(4).kill();
-        asked.join().expect("the client thread ends");
-        cluster.node(4).start();
-        eventually("the node runs again", || request(&cluster.nodes[3].http, &get("/health/live")).map(|_| ()));
+    let (mut rounds, mut joins, mut leaves) = (0, 0, 0);
+    while joins == 0 || leaves == 0 {
+        rounds += 1;
+        assert!(rounds <= CATCH_ROUNDS_MAX, "{joins} joins and {leaves} leaves were broken off");
+        joins += usize::from(break_off_join(&mut cluster));
+        leaves += usize::from(break_off_leave(&mut cluster));
     }
-    eventually("in the end it is a member", || {
-        let status = cluster.nodes[3].status()?;
-        if status["members"].as_array().map(Vec::len) == Some(4) {
-            return Ok(());
-        }
-        let answer = cluster.nodes[3].join(&target, true);
-        Err(format!("{answer:?}"))
-    });
-    let http = cluster.node(4).http.clone();
-    let asked =
-        std::thread::spawn(move || request(&http, &json("POST", "/api/cluster/leave", &serde_json::json!({}))).is_ok());
-    eventually("the leave is under way or done", || {
-        let status = cluster.nodes[0].status()?;
-        let left = status["members"].as_array().map(Vec::len) == Some(3);
-        if left || asked.is_finished() { Ok(()) } else { Err(format!("{status}")) }
-    });
-    cluster.node(4).kill();
-    asked.join().expect("the client thread ends");
+    let kept = aside(cluster.node(4));
+    let left = kept.iter().filter(|name| name.ends_with("-left")).count();
+    assert_eq!(left, rounds, "what each membership left is kept: {kept:?}");
+    let own = request(&cluster.node(4).http.clone(), &put("/api/kv/own", "new")).expect("an answer");
+    assert_eq!(own.status, 200, "{own:?}");
     let address = cluster.node(1).http.clone();
     load.check(&address);
     cluster.wait_same_hash(&[1, 2, 3]);
-    assert_eq!(cluster.node(1).status().expect("a status")["members"].as_array().map(Vec::len), Some(3));
+    assert_eq!(members(&cluster, 1), Ok(3));
 }
 
 #[test]

@@ -17,7 +17,11 @@ use hexkv_server::{
 use hexkv_store::fs::FaultyFs;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{PATIENCE, eventually, free_ports, get, json, put, request};
+use crate::harness::{PATIENCE, eventually, free_ports, get, json, load::Load, put, request};
+
+/// Power cuts of the test, and writes that are acknowledged before each.
+const POWER_CUTS: u64 = 3;
+const WRITES_BEFORE_CUT: u64 = 120;
 
 /// A node in this process.
 struct Inside {
@@ -41,6 +45,8 @@ impl Inside {
             ("DATA_DIR", format!("/simulated/node{index}")),
             ("SNAPSHOT_LOG_BYTES_MIN", "64KiB".into()),
             ("LOG_ENTRIES_KEPT", "10".into()),
+            // After a power cut nobody waits for answers that are under way.
+            ("SHUTDOWN_TIMEOUT", "100ms".into()),
         ];
         let env = env.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
         Self { disk: FaultyFs::new(), http: format!("127.0.0.1:{}", ports[0]), raft: ports[1], env, running: None }
@@ -77,17 +83,19 @@ impl Inside {
     /// Cuts the power: what was not synced is lost or torn, as `seed` has it.
     fn cut_power(&mut self, seed: u64) {
         self.disk = self.disk.crash(seed);
-        if let Some((stop, _)) = &self.running {
-            stop.cancel();
-        }
-        // It ends in an error or in the attempt to stop: either way its disk no longer takes anything.
-        let _ = self.ended();
     }
 
-    fn stop(&mut self) {
+    /// Ends what still runs after a power cut: in an error or in the attempt to stop, its disk no longer takes anything.
+    fn goes_dark(&mut self) {
+        if self.running.is_some() {
+            self.begin_stop();
+            let _ = self.ended();
+        }
+    }
+
+    fn begin_stop(&self) {
         if let Some((stop, _)) = &self.running {
             stop.cancel();
-            self.ended().expect("a graceful stop");
         }
     }
 }
@@ -106,9 +114,30 @@ fn cluster(size: usize) -> Vec<Inside> {
     nodes
 }
 
+/// Stops all nodes together: the last of several would look for a successor in vain.
+fn stop(nodes: &mut [Inside]) {
+    nodes.iter().for_each(Inside::begin_stop);
+    for node in nodes {
+        node.ended().expect("a graceful stop");
+    }
+}
+
 fn ready(http: &str) -> Result<(), String> {
     let answer = request(http, &get("/health/ready"))?;
     if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+}
+
+/// Which of the nodes, all running, leads.
+fn leader(nodes: &[Inside]) -> usize {
+    eventually("one of them leads", || {
+        for (index, node) in nodes.iter().enumerate() {
+            let status = request(&node.http, &get("/api/cluster/status"))?.json();
+            if status["leader"] == status["node"] {
+                return Ok(index);
+            }
+        }
+        Err("none does".into())
+    })
 }
 
 /// Writes numbered keys through all nodes until `enough` were acknowledged or `give_up` says so; gives those.
@@ -131,24 +160,34 @@ fn write(nodes: &[Inside], round: u64, enough: usize, mut give_up: impl FnMut(us
 fn a_power_cut_of_all_nodes_loses_nothing_acknowledged() {
     assert!(Path::new("/proc/sys/kernel/random/boot_id").exists(), "these tests need Linux");
     let mut nodes = cluster(3);
-    let mut all = Vec::new();
-    for round in 0..4 {
-        all.extend(write(&nodes, round, 120, |_| false));
+    let addresses: Vec<_> = nodes.iter().map(|node| node.http.clone()).collect();
+    let (mut loads, mut lost) = (Vec::new(), 0);
+    for round in 0..POWER_CUTS {
+        let load = Load::start(&addresses, 4, 1000);
+        eventually("the load runs", || {
+            let written = load.acknowledged();
+            if written >= WRITES_BEFORE_CUT { Ok(()) } else { Err(format!("{written} writes are acknowledged")) }
+        });
+        let leader = leader(&nodes);
+        // Of all three within a moment, and in the middle of writes.
         for (i, node) in nodes.iter_mut().enumerate() {
             node.cut_power(round * 10 + i as u64);
         }
-        for node in &mut nodes {
-            node.start();
-        }
+        // It ends by itself, at the first write that its disk does not take; told to stop, it would look for a successor first.
+        nodes[leader].ended().expect_err("its disk is gone");
+        nodes.iter_mut().for_each(Inside::goes_dark);
+        lost += nodes.iter().map(|node| node.disk.lost()).sum::<u64>();
+        loads.push(load.end());
+        nodes.iter_mut().for_each(Inside::start);
         for node in &nodes {
             eventually("the cluster comes back", || ready(&node.http));
         }
-        for (n, key) in all.iter().enumerate() {
-            let read = request(&nodes[n % 3].http, &get(key)).expect("an answer");
-            assert_eq!(read.status, 200, "{key} was acknowledged before power cut {round}: {read:?}");
+        for load in &loads {
+            load.check(&addresses[round as usize % addresses.len()]);
         }
     }
-    nodes.iter_mut().for_each(Inside::stop);
+    assert!(lost > 0, "the power cuts took nothing that was not synced");
+    stop(&mut nodes);
 }
 
 #[test]
@@ -177,5 +216,5 @@ fn a_full_disk_stops_its_node_with_a_clear_error_and_loses_nothing() {
         let read = request(&nodes[full].http, &get(key)).expect("an answer");
         assert_eq!(read.status, 200, "{key} was acknowledged: {read:?}");
     }
-    nodes.iter_mut().for_each(Inside::stop);
+    stop(&mut nodes);
 }

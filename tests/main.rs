@@ -30,6 +30,7 @@ mod membership;
 mod metrics;
 mod mounts;
 mod openapi;
+mod rebuild;
 mod recover;
 mod restore;
 mod rolling;

@@ -2,13 +2,22 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{Cluster, eventually, get, json, put, request};
+use crate::harness::{Cluster, Node, eventually, get, json, put, request};
 
 fn role_of(cluster: &Cluster, asked: usize, name: &str) -> Result<String, String> {
     let status = cluster.nodes[asked - 1].status()?;
     let members = status["members"].as_array().ok_or("no members")?;
     let member = members.iter().find(|m| m["name"] == name).ok_or_else(|| format!("{name} is no member: {status}"))?;
     Ok(member["role"].as_str().unwrap_or_default().to_string())
+}
+
+/// What earlier lives of `node` left on its disk.
+pub fn aside(node: &Node) -> Vec<String> {
+    let entries = std::fs::read_dir(&node.data).expect("the data directory").map(|entry| entry.expect("an entry"));
+    let names = entries.map(|entry| entry.file_name().into_string().expect("text"));
+    let mut names: Vec<_> = names.filter(|name| name.starts_with("aside-")).collect();
+    names.sort_unstable();
+    names
 }
 
 #[test]
@@ -61,12 +70,7 @@ fn a_node_with_data_of_its_own_joins_only_when_told_to_discard_it() {
     let joined = cluster.node(2).join("hex_hub1@127.0.0.1", true);
     assert_eq!(joined.status, 200, "{joined:?}");
     assert_eq!(request(&second, &get("/api/kv/mine")).expect("an answer").status, 404);
-    let aside: Vec<_> = std::fs::read_dir(&cluster.node(2).data)
-        .expect("the data directory")
-        .filter_map(|e| e.expect("an entry").file_name().into_string().ok())
-        .filter(|n| n.starts_with("aside-"))
-        .collect();
-    assert_eq!(aside.len(), 1, "the old data is kept: {aside:?}");
+    assert_eq!(aside(cluster.node(2)), ["aside-1-before-join"], "the old data is kept");
 }
 
 #[test]
@@ -79,6 +83,8 @@ fn a_node_that_leaves_is_fresh_and_a_standby_takes_its_place() {
     assert_eq!(left.status, 200, "the leader leaves: {left:?}");
     assert_eq!(left.json()["members"].as_array().map(Vec::len), Some(1), "{left:?}");
     assert_eq!(request(&address, &get("/api/kv/shared")).expect("an answer").status, 404, "it is fresh");
+    let kept = aside(cluster.node(leader));
+    assert!(kept.last().is_some_and(|name| name.ends_with("-left")), "its data of before is kept: {kept:?}");
     assert_eq!(
         request(&address, &put("/api/kv/own", "new")).expect("an answer").status,
         200,

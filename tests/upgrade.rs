@@ -6,9 +6,12 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
+    thread::JoinHandle,
 };
 
+use hexkv_raft_net::Refusal;
 use hexkv_store::{
+    codec,
     engine::{Batch, Engine, SledEngine, Span},
     record::KeyRange,
 };
@@ -242,20 +245,59 @@ fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
     [&length[..], &crc, &content].concat()
 }
 
+/// Versions 98 and 99, in the form that announces a range.
+const LATER_VERSIONS: u32 = LATER as u32 | 1 << 16;
+/// What stands in front of the versions.
+const MAGIC: &[u8] = b"hexkv/rn";
+/// Kinds of frames, and the byte that says which one it is.
+const HELLO: u8 = 1;
+const REFUSED: u8 = 5;
+const KIND_AT: usize = 16;
+
+/// A listener that refuses whoever connects first, as a node of later versions does; its address.
+fn later_node() -> (String, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let refusing = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut hello = [0; KIND_AT + 1 + MAGIC.len() + 4];
+        stream.read_exact(&mut hello).unwrap();
+        let (head, versions) = hello.split_at(KIND_AT + 1 + MAGIC.len());
+        assert!(head[KIND_AT] == HELLO && head.ends_with(MAGIC), "{head:?}");
+        let theirs = u32::from_le_bytes(versions.try_into().unwrap());
+        let refusal = Refusal::WrongVersion { ours: LATER_VERSIONS, theirs };
+        stream.write_all(&frame(REFUSED, &codec::encode(&refusal))).unwrap();
+        // Until the other side has read it and closes.
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    });
+    (address, refusing)
+}
+
 #[test]
 fn a_node_of_another_wire_version_is_refused_and_both_versions_are_named() {
     let mut cluster = Cluster::start(1);
+    let hash = cluster.node(1).json("/api/cluster/hash").unwrap();
+    let logs = |cluster: &Cluster, line: &str| {
+        eventually("the node says why", || {
+            let log = cluster.nodes[0].logged();
+            if log.contains(line) { Ok(()) } else { Err(log) }
+        });
+    };
     let mut stream = TcpStream::connect(&cluster.node(1).raft).unwrap();
-    // Versions 98 and 99, in the form that announces a range; what follows only they understand.
-    let announced = u32::from(LATER) | 1 << 16;
-    let hello = [&b"hexkv/rn"[..], &announced.to_le_bytes(), b"of a later layout"].concat();
-    stream.write_all(&frame(1, &hello)).unwrap();
+    // What follows only they understand.
+    let hello = [MAGIC, &LATER_VERSIONS.to_le_bytes(), b"of a later layout"].concat();
+    stream.write_all(&frame(HELLO, &hello)).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
-    assert_eq!(answer[16], 5, "a refusal, not just the end: {answer:?}");
-    eventually("the node says why", || {
-        let log = cluster.nodes[0].logged();
-        if log.contains("protocol version 3 against versions 98 to 99") { Ok(()) } else { Err(log) }
-    });
+    assert_eq!(answer[KIND_AT], REFUSED, "a refusal, not just the end: {answer:?}");
+    logs(&cluster, "refused a node: protocol version 3 against versions 98 to 99");
+
+    let (address, refusing) = later_node();
+    let joined = cluster.node(1).join(&format!("hex_hub9@{address}"), false);
+    assert_eq!((joined.status, joined.problem()), (409, "cluster_mismatch".into()), "{joined:?}");
+    assert!(joined.text().contains("protocol versions 98 to 99 against version 3"), "{joined:?}");
+    refusing.join().unwrap();
+    logs(&cluster, "refused by a node: protocol versions 98 to 99 against version 3");
     cluster.node(1).ready().unwrap();
+    assert_eq!(cluster.node(1).json("/api/cluster/hash").unwrap(), hash, "nothing was changed");
 }

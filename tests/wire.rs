@@ -73,15 +73,23 @@ fn a_node_of_another_cluster_is_refused() {
     cluster.add_running();
     let target = cluster.node(1).name.clone();
     assert_eq!(cluster.node(2).join(&target, false).status, 200);
+    let id = cluster.node(1).status().expect("a status")["cluster_id"].as_str().expect("an id").to_owned();
     // The same machine under the same name, but a cluster of its own: its disk was wiped and it was told nothing.
     cluster.node(2).kill();
+    let told: Vec<_> = cluster.nodes.iter().map(|node| node.logged().len()).collect();
     let data = cluster.node(2).data.clone();
     std::fs::rename(&data, data.with_extension("old")).expect("its disk is gone");
     cluster.node(2).start();
-    eventually("both log the refusal", || {
-        let log = cluster.nodes[0].logged();
-        if log.contains("refused") { Ok(()) } else { Err("nothing logged".into()) }
-    });
+    for (node, told, whose) in [
+        (&cluster.nodes[0], told[0], "refused by a node: cluster "),
+        (&cluster.nodes[1], told[1], "refused a node: cluster "),
+    ] {
+        eventually("both log the refusal, and which clusters they are of", || {
+            let log = node.logged()[told..].to_owned();
+            let says = |line: &str| line.contains(whose) && line.contains("wrong_cluster") && line.contains(&id);
+            if log.lines().any(says) { Ok(()) } else { Err(format!("{}: {log}", node.name)) }
+        });
+    }
     eventually("the wiped node is a cluster of its own", || {
         let status = cluster.nodes[1].status()?;
         if status["members"].as_array().map(Vec::len) == Some(1) { Ok(()) } else { Err(format!("{status}")) }

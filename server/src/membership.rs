@@ -18,7 +18,12 @@ use hexkv_store::{
 };
 use tokio::time::Instant;
 
-use crate::{config::Target, error::Error, node::Node, service::answer};
+use crate::{
+    config::Target,
+    error::Error,
+    node::{Node, Position},
+    service::answer,
+};
 
 /// One question to a node of another cluster.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -93,14 +98,22 @@ impl Node {
     pub async fn leave(self: &Arc<Self>) -> Result<(), Error> {
         let _turn = self.lifecycle.try_lock().map_err(|_| busy())?;
         let core = self.serving_core()?;
-        if self.cluster().members.iter().filter(|m| !m.leaving).all(|m| m.node_id == core.id) {
+        let members = self.cluster().members;
+        if members.is_empty() {
+            return Err(self.why_no_leader());
+        }
+        if members.iter().filter(|m| !m.leaving).all(|m| m.node_id == core.id) {
             return Err(hexkv_store::outcome::Refusal::LastMember.into());
         }
-        let others: Vec<_> = self.cluster().members.into_iter().filter(|m| m.node_id != core.id).collect();
-        match self.propose(&Command::LeaveMember(core.id), self.config.request_timeout).await {
-            // Not found: the others let it go already, and an earlier leave was interrupted.
-            Err(e) if e.code != Code::NotFound => return Err(e),
-            Ok(_) | Err(_) => {}
+        let others: Vec<_> = members.into_iter().filter(|m| m.node_id != core.id).collect();
+        // An earlier leave was interrupted, or this node was removed: it can ask for nothing any more, and needs not.
+        let gone = || self.position() == Position::Outside && lets_go(&self.cluster(), core.id, 0);
+        if !gone()
+            && let Err(e) = self.propose(&Command::LeaveMember(core.id), self.config.request_timeout).await
+            && e.code != Code::NotFound
+            && !gone()
+        {
+            return Err(e);
         }
         // Who knows less than this node did may not even know that it became a member.
         let known_index = self.cluster().applied_index.max(core.state.applied().map_or(0, |id| id.index));

@@ -1,6 +1,6 @@
 //! The `client` binary, and clusters that it runs on this machine.
 
-use std::process::Output;
+use std::process::{Command, Output};
 
 use super::{binary, inheriting, said};
 
@@ -18,8 +18,13 @@ impl Local {
         Self { dir: tempfile::tempdir().expect("a directory"), base }
     }
 
-    /// `client cluster ARGS`.
+    /// `client cluster ARGS`, to its end.
     pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("the client runs")
+    }
+
+    /// The same, not started.
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = inheriting("client");
         for name in ["CI", "CLUSTER_SIZE", "EPMD_PORT", "HEXKV_ENDPOINTS"] {
             command.env_remove(name);
@@ -30,9 +35,8 @@ impl Local {
             .env("BASE_HTTP_PORT", self.base.to_string())
             .env("COOKIE", "local")
             .arg("cluster")
-            .args(args)
-            .output()
-            .expect("the client runs")
+            .args(args);
+        command
     }
 
     /// `127.0.0.1:port` of node `index` for clients.

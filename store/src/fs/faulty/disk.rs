@@ -24,6 +24,8 @@ pub(super) struct Disk {
     pub(super) stopped: bool,
     pub(super) capacity_bytes: Option<u64>,
     pub(super) boots: u64,
+    /// Changes that the power cut took which this disk came out of.
+    pub(super) lost: u64,
 }
 
 pub(super) type Inode = u64;
@@ -161,13 +163,15 @@ impl Disk {
         for change in std::mem::take(&mut self.pending_names) {
             if rng.random_bool(keep_share) {
                 change.apply(&mut self.directories, |directory| &mut directory.durable);
+            } else {
+                self.lost += 1;
             }
         }
         for directory in self.directories.values_mut() {
             directory.current.clone_from(&directory.durable);
         }
         for content in self.files.values_mut() {
-            content.lose_unsynced(rng, keep_share);
+            self.lost += content.lose_unsynced(rng, keep_share);
         }
     }
 
@@ -205,12 +209,13 @@ impl Content {
         self.pending.push(change);
     }
 
-    pub(super) fn lose_unsynced(&mut self, rng: &mut StdRng, keep_share: f64) {
-        let mut lost_sectors = BTreeSet::new();
+    /// Answers how many sectors and changes of the length are lost.
+    pub(super) fn lose_unsynced(&mut self, rng: &mut StdRng, keep_share: f64) -> u64 {
+        let (mut lost_sectors, mut lost_lengths) = (BTreeSet::new(), 0);
         for change in std::mem::take(&mut self.pending) {
             match change {
                 Change::Length(_) if rng.random_bool(keep_share) => change.apply(&mut self.durable),
-                Change::Length(_) => {}
+                Change::Length(_) => lost_lengths += 1,
                 Change::Write { offset, bytes } => {
                     let mut at = 0;
                     while at < bytes.len() {
@@ -228,6 +233,7 @@ impl Content {
             }
         }
         self.current.clone_from(&self.durable);
+        lost_sectors.len() as u64 + lost_lengths
     }
 }
 

@@ -148,6 +148,12 @@ impl FaultyFs {
         self.disk.lock().used_bytes()
     }
 
+    /// What the power cut took that this disk came out of ([`FaultyFs::crash`]): sectors, changes of a file's length and of
+    /// names; 0 where there was none.
+    pub fn lost(&self) -> u64 {
+        self.disk.lock().lost
+    }
+
     /// Flips one bit of a file, durably.
     ///
     /// # Errors
@@ -425,7 +431,9 @@ mod tests {
             assert!(file.len().is_err(), "the old disk is gone");
             let a = read(&after, "/a").unwrap();
             assert_eq!(a[..256], [1; 256]);
-            outcomes.insert((a, after.exists(Path::new("/b"))));
+            let b = after.exists(Path::new("/b"));
+            assert_eq!(after.lost() == 0, b && a[256..] == [2; 1024], "{} are lost", after.lost());
+            outcomes.insert((a, b));
             // Nothing is pending any more.
             assert_eq!(read(&after.crash(seed + 1), "/a"), read(&after.crash(seed + 2), "/a"));
         }
