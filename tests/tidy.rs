@@ -7,6 +7,12 @@ use std::{
 
 /// Lines of a file before its tests.
 const FILE_LINES_MAX: usize = 460;
+/// Lines of a function; one that lists cases may have more.
+const FUNCTION_LINES_MAX: usize = 80;
+const LISTS_OF_CASES: [&str; 2] =
+    ["http_refuses_bad_requests_and_changes_nothing", "bad_transactions_are_refused_by_place_and_change_nothing"];
+/// Dependencies that one reason covers, the ones right below it.
+const DEPENDENCIES_OF_A_REASON_MAX: usize = 4;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the repository")
@@ -41,6 +47,33 @@ fn files_are_small() {
         })
         .collect();
     assert!(long.is_empty(), "split these: {long:#?}");
+}
+
+#[test]
+fn functions_are_small() {
+    let mut long = Vec::new();
+    for path in sources() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (first, line) in lines.iter().enumerate() {
+            let code = line.trim_start();
+            let Some(name) = function_name(code) else { continue };
+            let end = format!("{}}}", &line[..line.len() - code.len()]);
+            let Some(length) = lines[first..].iter().position(|line| *line == end) else { continue };
+            if length >= FUNCTION_LINES_MAX && !LISTS_OF_CASES.contains(&name) {
+                long.push(format!("{} {name}: {}", path.display(), length + 1));
+            }
+        }
+    }
+    assert!(long.is_empty(), "split these: {long:#?}");
+}
+
+/// The name of the function that begins on this line and ends on a later one.
+fn function_name(code: &str) -> Option<&str> {
+    let (before, after) = code.split_once("fn ")?;
+    let qualifiers = ["pub", "pub(crate)", "pub(super)", "const", "async", "unsafe"];
+    let begins = before.split_whitespace().all(|word| qualifiers.contains(&word)) && !code.ends_with(['}', ';']);
+    begins.then(|| after.split(['(', '<']).next().unwrap_or(after))
 }
 
 #[test]
@@ -144,14 +177,38 @@ fn every_dependency_has_its_reason() {
     let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let (_, dependencies) = manifest.split_once("[workspace.dependencies]").unwrap();
     let section = dependencies.split("\n[").next().unwrap();
-    let mut explained = false;
+    let mut unexplained = DEPENDENCIES_OF_A_REASON_MAX;
     for line in section.lines().map(str::trim).filter(|l| !l.is_empty()) {
         if line.starts_with('#') {
-            explained = true;
+            unexplained = 0;
         } else if !line.starts_with("hexkv-") {
-            assert!(explained, "no reason beside {line}");
+            unexplained += 1;
+            assert!(unexplained <= DEPENDENCIES_OF_A_REASON_MAX, "no reason right above {line}");
         }
     }
+}
+
+/// Paths in backticks that begin with one of the project's folders.
+#[test]
+fn every_path_that_the_documents_name_exists() {
+    let mut documents: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md"].iter().map(|name| root().join(name)).collect();
+    documents.extend(std::fs::read_dir(root().join("docs")).expect("docs").map(|entry| entry.unwrap().path()));
+    let folders = ["store/", "raft-net/", "server/", "client/", "jepsen-like/", "tests/", "bench/", "docs/"];
+    let (mut checked, mut missing) = (0, Vec::new());
+    for document in documents {
+        let text = std::fs::read_to_string(&document).unwrap();
+        for path in text.split('`').skip(1).step_by(2) {
+            let words = path.contains([' ', '{', '*', '\n']);
+            if folders.iter().any(|folder| path.starts_with(folder)) && !words {
+                checked += 1;
+                if !root().join(path).exists() {
+                    missing.push(format!("{}: {path}", document.display()));
+                }
+            }
+        }
+    }
+    assert!(checked > 30, "{checked} paths");
+    assert!(missing.is_empty(), "these do not exist: {missing:#?}");
 }
 
 /// A test is named in the table of features like `a_lock_is_taken_once`: in backticks, with underscores.

@@ -13,10 +13,7 @@ use hexkv_store::{
     state_machine::{State, StateMachine, StateOptions},
 };
 use openraft::{
-    ServerState, SnapshotPolicy,
-    async_runtime::WatchReceiver,
-    errors::{ClientWriteError, RaftError},
-    metrics::RaftServerMetrics,
+    ServerState, SnapshotPolicy, async_runtime::WatchReceiver, errors::ClientWriteError, metrics::RaftServerMetrics,
 };
 use parking_lot::RwLock;
 use tokio::{sync::Semaphore, time::Instant};
@@ -26,6 +23,7 @@ use crate::{
     config::Config,
     environment::Environment,
     leases::Lessor,
+    proposer::Proposer,
     read_rounds::{lease_round, quorum_round},
     reads::{ReadIndex, Round},
     trace,
@@ -63,6 +61,7 @@ pub struct Core {
     pub raft: Raft,
     /// The write-ahead log.
     pub log: LogStore,
+    proposer: Proposer,
     /// Reads of the applied state.
     pub state: State,
     /// Coalesced confirmation of linearizable reads.
@@ -140,11 +139,13 @@ impl Core {
         }
         let (quorum, lease) = rounds(&raft, network, config.election_timeout_max);
         let reads = ReadIndex::start(quorum, lease, &cancel, &tasks);
+        let proposer = Proposer::start(raft.clone(), &cancel, &tasks);
         let environment = place.environment.clone();
         let core = Arc::new(Self {
             id: place.node_id,
             raft,
             log,
+            proposer,
             state,
             reads,
             lessor,
@@ -198,21 +199,17 @@ impl Core {
     pub async fn write(&self, mut proposal: Proposal, timeout: Duration) -> Result<Outcome, WriteError> {
         proposal.time_ms = self.unix_time_ms();
         proposal.uptime_ms = self.began.elapsed().as_millis() as u64;
-        match tokio::time::timeout(timeout, self.raft.client_write(proposal)).await {
-            Ok(Ok(answer)) => {
+        match tokio::time::timeout(timeout, self.proposer.propose(proposal)).await {
+            Ok(Some(Ok(answer))) => {
                 trace::applied_here(&answer.log_id, &answer.data);
                 Ok(answer.data)
             }
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(f)))) => {
-                Err(WriteError::NotLeader(f.leader_id))
-            }
-            Ok(Err(RaftError::APIError(e @ ClientWriteError::LogEntryDiscarded(_)))) => {
-                Err(WriteError::Unknown(e.to_string()))
-            }
-            Ok(Err(RaftError::APIError(
+            Ok(Some(Err(ClientWriteError::ForwardToLeader(f)))) => Err(WriteError::NotLeader(f.leader_id)),
+            Ok(Some(Err(e @ ClientWriteError::LogEntryDiscarded(_)))) => Err(WriteError::Unknown(e.to_string())),
+            Ok(Some(Err(
                 e @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
             ))) => unreachable!("a plain proposal is no membership change: {e}"),
-            Ok(Err(RaftError::Fatal(e))) => Err(WriteError::Unknown(format!("this node stops: {e}"))),
+            Ok(None) => Err(WriteError::Unknown("this node stops".to_string())),
             Err(_) => Err(WriteError::Unknown(format!("not committed within {timeout:?}"))),
         }
     }

@@ -47,6 +47,7 @@ pub mod naming;
 pub mod node;
 pub mod offline;
 pub mod proposals;
+mod proposer;
 pub mod read_rounds;
 pub mod reads;
 pub mod rebuild;

@@ -9,12 +9,19 @@ use std::{
     ops::ControlFlow,
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 
 use super::{Batch, Engine, Span, Visit};
 use crate::StoreError;
+
+/// sled's own threads may hold a dropped database for a moment longer, as long as one write to disk takes.
+const CLOSING_TIME_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked whether they let it go.
+const CLOSING_LOOK: Duration = Duration::from_millis(5);
 
 /// One sled tree in a directory of its own.
 pub struct SledEngine {
@@ -23,13 +30,21 @@ pub struct SledEngine {
 }
 
 impl SledEngine {
-    /// Opens the database in `path`, or makes one. `cache_bytes` bounds the pages that it keeps in memory.
+    /// Opens the database in `path`, or makes one. `cache_bytes` bounds the pages that it keeps in memory. Waits up to
+    /// [`CLOSING_TIME_MAX`] for one of this process that was dropped and is not closed yet.
     pub fn open(path: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
-        let db = guard(|| {
-            // No flusher thread: what a killed process loses, the log gives back.
-            ::sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None).open()
-        })?;
-        Ok(Self { db, path: path.to_path_buf() })
+        let deadline = Instant::now() + CLOSING_TIME_MAX;
+        loop {
+            let opened = guard(|| {
+                // No flusher thread: what a killed process loses, the log gives back.
+                ::sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None).open()
+            });
+            match opened {
+                Ok(db) => return Ok(Self { db, path: path.to_path_buf() }),
+                Err(error) if is_locked(&error) && Instant::now() < deadline => thread::sleep(CLOSING_LOOK),
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -97,6 +112,11 @@ fn guard<T>(call: impl FnOnce() -> ::sled::Result<T>) -> Result<T, StoreError> {
     panic::catch_unwind(AssertUnwindSafe(call))
         .unwrap_or_else(|cause| Err(::sled::Error::ReportableBug(format!("panic: {}", message(&*cause)))))
         .map_err(StoreError::Engine)
+}
+
+/// The data directory has a lock of its own, so it is this process that holds the database.
+fn is_locked(error: &StoreError) -> bool {
+    matches!(error, StoreError::Engine(::sled::Error::Io(e)) if e.to_string().contains("could not acquire lock"))
 }
 
 fn message(cause: &(dyn Any + Send)) -> String {

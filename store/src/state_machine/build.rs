@@ -1,4 +1,5 @@
-//! Builds a snapshot while the state moves: nobody waits for it, and it takes constant memory.
+//! Builds a snapshot while the state moves: nobody waits for it. What it holds is bounded; pages that the
+//! engine reads in on the way are not, as long as sled is slow to look at the size of its cache.
 
 use std::{io, ops::ControlFlow, path::Path, sync::Arc, time::Instant};
 

@@ -16,6 +16,7 @@ use super::{
     meta::Meta,
     overlay::{Overlay, Pending},
     page::size_bytes,
+    record_cache::RecordCache,
 };
 use crate::{
     StoreError,
@@ -34,6 +35,7 @@ const CHUNK_BYTES_MAX: u64 = 1024 * 1024;
 /// Invariants:
 /// - the engine holds the state of some earlier entry, or a batch beyond it that is being written; the overlay
 ///   covers every key that differs;
+/// - `cache` holds what the engine says of its keys, unless the overlay says otherwise;
 /// - `deleted` holds exactly the keys that do not exist and were deleted after the compacted revision, with the
 ///   revision that did it;
 /// - `recent` ends with the record of `meta.revision`, or is empty;
@@ -43,6 +45,7 @@ const CHUNK_BYTES_MAX: u64 = 1024 * 1024;
 pub(super) struct Live {
     pub(super) generation: Arc<Generation>,
     pub(super) overlay: Overlay,
+    cache: RecordCache,
     pub(super) deleted: BTreeMap<Bytes, u64>,
     pub(super) recent: Recent,
     pub(super) dedupe: DedupeTable,
@@ -78,7 +81,8 @@ impl Live {
         dedupe: DedupeTable,
         meta: Meta,
     ) -> Self {
-        Self { generation, overlay: Overlay::default(), deleted, recent: Recent::default(), leases, dedupe, meta }
+        let (overlay, cache, recent) = (Overlay::default(), RecordCache::default(), Recent::default());
+        Self { generation, overlay, cache, deleted, recent, leases, dedupe, meta }
     }
 
     /// Makes an entry's effects visible.
@@ -102,6 +106,11 @@ impl Live {
         self.dedupe.publish(&dedupe);
         self.meta = meta.clone();
         self.overlay.push(Pending::new(meta, record, leases, dedupe));
+    }
+
+    /// The engine has the `count` oldest entries of the overlay.
+    pub(super) fn note_persisted(&mut self, count: usize) {
+        self.overlay.discard_oldest(count, |key, record| self.cache.put(key, record));
     }
 
     /// What is known of `key` at revision `at`.
@@ -180,7 +189,7 @@ pub(super) fn note_deletion(deleted: &mut BTreeMap<Bytes, u64>, change: &Change,
 
 impl View for Live {
     fn get(&self, key: &[u8]) -> Result<Option<Record>, StoreError> {
-        match self.overlay.get(key) {
+        match self.overlay.get(key).or_else(|| self.cache.get(key)) {
             Some(record) => Ok(record.cloned()),
             None => self.generation.engine.get(&keys::current(key))?.map(|bytes| decode_record(&bytes)).transpose(),
         }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `evaluate`, `checks`, `directory` | what a command does: pure functions |
 //! | `leases` | the leases, what is attached to them, and what transactions do to them |
-//! | `live`, `overlay`, `merge` | the applied state: what is not yet persisted over the engine |
+//! | `live`, `overlay`, `merge`, `record_cache` | the applied state: what is not yet persisted over the engine |
 //! | `apply`, `raft` | openraft's entries come in |
 //! | `persist` | the writer behind apply: overlay to change log and engine, in batches |
 //! | `state`, `page` | [`State`]: reads, of the newest revision and of past ones |
@@ -40,6 +40,7 @@ mod overlay;
 mod page;
 mod persist;
 mod raft;
+mod record_cache;
 mod recovery;
 mod save;
 mod snapshot_counts;
@@ -69,6 +70,7 @@ pub use hash::{HASH_CHECKPOINT_ENTRIES, HASH_CHECKPOINTS_MAX};
 pub use overlay::{OVERLAY_BYTES_MAX, OVERLAY_ENTRIES_MAX};
 pub use page::{LIST_PAGE_BYTES_MAX, LIST_PAGE_ITEMS_MAX};
 pub use persist::{BATCH_BYTES_MAX, BATCH_KEYS_MAX, BATCH_LINGER};
+pub use record_cache::RECORD_CACHE_BYTES_MAX;
 pub use recovery::VERIFY_ALWAYS_BYTES_MAX;
 pub use snapshot_counts::SnapshotCounts;
 pub use state::{State, StateHashView, StateStats};

@@ -109,13 +109,16 @@ impl Overlay {
         oldest
     }
 
-    /// Forgets the `count` oldest entries: the engine has them.
-    pub(super) fn discard_oldest(&mut self, count: usize) {
+    /// Forgets the `count` oldest entries: the engine has them. Tells `forget` each key that is no longer here, with its
+    /// record.
+    pub(super) fn discard_oldest(&mut self, count: usize, mut forget: impl FnMut(Bytes, Option<Record>)) {
         for pending in self.pending.drain(..count) {
             self.bytes -= pending.bytes;
             for change in pending.record.iter().flat_map(|record| &record.changes) {
-                if self.newest.get(&change.key).is_some_and(|newest| newest.revision <= pending.meta.revision) {
-                    self.newest.remove(&change.key);
+                if self.newest.get(&change.key).is_some_and(|newest| newest.revision <= pending.meta.revision)
+                    && let Some((key, newest)) = self.newest.remove_entry(&change.key)
+                {
+                    forget(key, newest.record);
                 }
             }
         }

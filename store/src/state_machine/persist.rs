@@ -13,7 +13,7 @@ use crate::{StoreError, codec, engine::Batch};
 
 /// Most keys of one batch, unless one transaction has more: large batches cost memory. The writer waits for as many,
 /// because the engine has a fixed cost for each batch: small ones cost twice as much a key.
-pub const BATCH_KEYS_MAX: usize = 128;
+pub const BATCH_KEYS_MAX: usize = 256;
 /// Most bytes of one batch, of keys and values, old and new; unless one transaction has more.
 pub const BATCH_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// How long the writer waits for a batch to fill.
@@ -33,7 +33,7 @@ impl Shared {
         // First: an engine that is ahead of its change log would have to be rebuilt.
         generation.changes.lock().append(&records)?;
         generation.engine.write(&engine_batch(&pending, &meta))?;
-        self.live.write().overlay.discard_oldest(pending.len());
+        self.live.write().note_persisted(pending.len());
         if meta.compacted_revision > persisted.compacted_revision {
             self.history_due.store(true, Ordering::Release);
         }
