@@ -31,7 +31,7 @@ pub struct SledEngine {
 
 impl SledEngine {
     /// Opens the database in `path`, or makes one. `cache_bytes` bounds the pages that it keeps in memory. Waits up to
-    /// [`CLOSING_TIME_MAX`] for one of this process that was dropped and is not closed yet.
+    /// 5 s for one of this process that was dropped and is not closed yet.
     pub fn open(path: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
         let deadline = Instant::now() + CLOSING_TIME_MAX;
         loop {
