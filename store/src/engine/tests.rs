@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     ops::{Bound, ControlFlow},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -159,4 +160,22 @@ fn prefixed_spans_hold_exactly_the_keys_with_the_prefix() {
     let all = Span { lower: Bound::Unbounded, upper: Bound::Unbounded, descending: false };
     assert_eq!(keys(&engine, &all.prefixed(b'b')), ["b", "ba", "b~"]);
     assert_eq!(keys(&engine, &span("a", "~", true).prefixed(b'b')), ["ba"]);
+}
+
+#[test]
+fn a_database_that_is_not_closed_yet_is_waited_for() {
+    /// By then an open that does not wait has failed.
+    const FAILS_WITHIN: Duration = Duration::from_millis(200);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sled");
+    let held = SledEngine::open(&path, 1 << 20).unwrap();
+    held.write(&puts(&[("a", "1")])).unwrap();
+    let opening = std::thread::spawn(move || SledEngine::open(&path, 1 << 20));
+    let began = Instant::now();
+    while began.elapsed() < FAILS_WITHIN {
+        assert!(!opening.is_finished(), "it is open still");
+        std::thread::yield_now();
+    }
+    drop(held);
+    assert_eq!(opening.join().unwrap().unwrap().get(b"a").unwrap().unwrap(), "1");
 }
