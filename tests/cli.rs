@@ -2,10 +2,37 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    process::Stdio,
+    process::{ChildStdout, Stdio},
+    sync::mpsc,
+    time::Instant,
 };
 
-use crate::harness::{Cluster, Killed, client, free_ports, local::Local, said};
+use crate::harness::{Cluster, Killed, PATIENCE, client, free_ports, local::Local, said};
+
+/// The lines that come through `pipe`, read by a thread of their own, so that who waits for one can give up.
+fn lines(pipe: ChildStdout) -> mpsc::Receiver<String> {
+    let (line, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for read in BufReader::new(pipe).lines() {
+            // Who no longer listens has seen enough.
+            if line.send(read.expect("text")).is_err() {
+                break;
+            }
+        }
+    });
+    lines
+}
+
+fn wait_line(lines: &mpsc::Receiver<String>, part: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let line = lines.recv_timeout(left).unwrap_or_else(|e| panic!("no line with {part:?}: {e}"));
+        if line.contains(part) {
+            return;
+        }
+    }
+}
 
 #[test]
 fn keys_and_values_from_the_command_line() {
@@ -96,10 +123,10 @@ fn a_local_cluster_starts_survives_and_is_cleaned_up() {
     assert!(said(&local.run(&["logs", "2"])).contains("serving"), "the log of node 2");
     let mut follow = local.command(&["logs", "1", "-f"]);
     let mut follow = Killed(follow.stdout(Stdio::piped()).spawn().expect("the client runs"));
-    let mut log = BufReader::new(follow.stdout.take().expect("it is a pipe")).lines().map(|line| line.expect("text"));
-    assert!(log.any(|line| line.contains("serving")), "what the log holds already");
+    let log = lines(follow.stdout.take().expect("it is a pipe"));
+    wait_line(&log, "serving");
     assert_eq!(local.run(&["stop-node", "1"]).status.code(), Some(0));
-    assert!(log.any(|line| line.contains("stopped")), "and what is added");
+    wait_line(&log, "stopped");
     drop(follow);
     assert_eq!(client(&endpoint, &["get", "k"]).stdout, b"kept", "two of three go on");
     assert_eq!(local.run(&["start-node", "1", "--size", "3"]).status.code(), Some(0));
