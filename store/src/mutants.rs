@@ -39,8 +39,8 @@ pub enum Mutant {
     TornTailNotCut,
     /// A truncation leaves one entry too many.
     TruncateOffByOne,
-    /// Entries are applied before they are durable on the node.
-    ApplyBeforeDurable,
+    /// Entries are persisted in the state before they are durable in the node's log.
+    PersistBeforeDurable,
     /// A snapshot says that it ends one entry before it does, so that entry is applied again after a restart.
     DoubleApply,
     /// Apply takes every comparison to hold.
@@ -72,6 +72,8 @@ pub enum Mutant {
     SilenceOutlivesLeadership,
     /// A recovery begins with the disk that is furthest behind.
     RecoverFromTheLast,
+    /// A leader that commits nothing keeps leading as long as its heartbeats are answered.
+    StalledLeaderStays,
 }
 
 /// Whether this process runs with `mutant`.
@@ -150,7 +152,7 @@ mod catalogue {
 
     impl Mutant {
         /// Every mutant.
-        pub const ALL: [Self; 30] = [
+        pub const ALL: [Self; 31] = [
             Self::LocalRead,
             Self::ReadIndexWithoutQuorum,
             Self::ReadWithoutApply,
@@ -165,7 +167,7 @@ mod catalogue {
             Self::FailedSyncIsSuccess,
             Self::TornTailNotCut,
             Self::TruncateOffByOne,
-            Self::ApplyBeforeDurable,
+            Self::PersistBeforeDurable,
             Self::DoubleApply,
             Self::CasNotChecked,
             Self::HalfTransaction,
@@ -181,6 +183,7 @@ mod catalogue {
             Self::LeaseEndedByFollowerClock,
             Self::SilenceOutlivesLeadership,
             Self::RecoverFromTheLast,
+            Self::StalledLeaderStays,
         ];
 
         fn facts(self) -> (&'static str, Class, &'static [&'static str]) {
@@ -206,7 +209,7 @@ mod catalogue {
                 Self::FailedSyncIsSuccess => ("failed-sync-is-success", Durability, &["durable-survives", STOPPED]),
                 Self::TornTailNotCut => ("torn-tail-not-cut", Durability, LOG_TESTS),
                 Self::TruncateOffByOne => ("truncate-off-by-one", Apply, &["panic", "log-contiguous", STOPPED]),
-                Self::ApplyBeforeDurable => ("apply-before-durable", Apply, &["applied-durable"]),
+                Self::PersistBeforeDurable => ("persist-before-durable", Apply, &["persisted-durable"]),
                 Self::DoubleApply => ("double-apply", Apply, &["state-hash"]),
                 Self::CasNotChecked => ("cas-not-checked", Apply, CLIENTS),
                 Self::HalfTransaction => ("half-transaction", Apply, &["bank", "revision"]),
@@ -225,6 +228,7 @@ mod catalogue {
                 Self::SnapshotWithoutLeases => ("snapshot-without-leases", Snapshot, &["state-hash", STOPPED]),
                 Self::LeaseEndedByFollowerClock => ("lease-ended-by-follower-clock", Lease, &["lease"]),
                 Self::RecoverFromTheLast => ("recover-from-the-last", Durability, RECOVERED),
+                Self::StalledLeaderStays => ("stalled-leader-stays", Membership, &["progress"]),
                 Self::SilenceOutlivesLeadership => ("silence-outlives-leadership", Membership, SEAT_TESTS),
             }
         }

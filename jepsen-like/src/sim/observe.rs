@@ -26,7 +26,7 @@ pub fn look(core: &Core, life: u64) -> Option<Observation> {
     let granted_later = vote.is_some_and(|vote| seen_vote(vote).ballot > seen_vote(metrics.vote).ballot);
     let leads = metrics.state == ServerState::Leader && metrics.vote.committed && !granted_later;
     let first = log.stats().first_index;
-    let snapshot_index = core.state.snapshot_index();
+    let (snapshot_index, persisted_index) = (core.state.snapshot_index(), core.state.persisted_index());
     Some(Observation {
         node: core.id,
         life,
@@ -45,6 +45,7 @@ pub fn look(core: &Core, life: u64) -> Option<Observation> {
         purged: metrics.purged.map(Position::from),
         snapshot_index,
         state_applied: state_applied.map(Position::from),
+        persisted_index,
         state_hash: hash,
     })
 }

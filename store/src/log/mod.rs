@@ -37,7 +37,7 @@ mod storage;
 mod timings;
 mod writer;
 
-use std::{io, path::Path, sync::Arc, thread};
+use std::{io, path::Path, sync::Arc, thread, time::Duration};
 
 use openraft::{LogIdOptionExt, storage::RaftLogStorage as _};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -188,6 +188,12 @@ impl LogStore {
     /// How the writer worked since the log was opened.
     pub fn timings(&self) -> LogTimings {
         self.shared.timings.clone()
+    }
+
+    /// For how long the writer has been at its current batch, from the first write to the last sync and the preparation of
+    /// files; None while it is idle. A disk that stalls without an error shows here and nowhere else.
+    pub fn write_in_flight(&self) -> Option<Duration> {
+        self.shared.writing_since.lock().map(|since| since.elapsed())
     }
 
     /// What the log holds, and what it did since it was opened.

@@ -4,7 +4,10 @@ use std::{collections::VecDeque, io, ops::Range, sync::OnceLock};
 
 use openraft::{LogIdOptionExt, entry::RaftEntry};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 use super::{
     index::{Index, Run},
@@ -29,6 +32,8 @@ pub(super) struct Shared {
     pub fatal: watch::Sender<Option<String>>,
     failure: OnceLock<(io::ErrorKind, String)>,
     pub timings: LogTimings,
+    /// When the writer began with the batch that it is at.
+    pub writing_since: Mutex<Option<Instant>>,
     cache_bytes_max: usize,
 }
 
@@ -86,6 +91,7 @@ impl Shared {
             fatal: watch::Sender::new(None),
             failure: OnceLock::new(),
             timings: LogTimings::default(),
+            writing_since: Mutex::new(None),
             cache_bytes_max,
         }
     }

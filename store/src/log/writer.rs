@@ -86,7 +86,9 @@ impl Writer {
         let mut operations = Vec::new();
         let mut closed = None;
         while closed.is_none() && queue.blocking_recv_many(&mut operations, BATCH_OPERATIONS_MAX) > 0 {
+            self.begin();
             closed = self.run_batch(&mut operations);
+            self.shared.writing_since.lock().take();
         }
         self.close(closed);
     }
@@ -96,10 +98,17 @@ impl Writer {
         let mut operations = Vec::new();
         let mut closed = None;
         while closed.is_none() && queue.recv_many(&mut operations, BATCH_OPERATIONS_MAX).await > 0 {
+            self.begin();
             driver.delay().await;
             closed = self.run_batch(&mut operations);
+            self.shared.writing_since.lock().take();
         }
         self.close(closed);
+    }
+
+    /// Notes when the batch began, before anything that the disk may hold up.
+    fn begin(&self) {
+        *self.shared.writing_since.lock() = Some(tokio::time::Instant::now());
     }
 
     /// Makes `operations` durable and tells everyone. Answers who asked to close the log, if one did.

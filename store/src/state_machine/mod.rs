@@ -115,7 +115,7 @@ pub enum EngineKind {
 pub struct StateOptions {
     /// Where the current records lie.
     pub engine: EngineKind,
-    /// Entries with a smaller index are durable in this node's log; apply waits for it.
+    /// Entries with a smaller index are durable in this node's log. Only those are persisted; apply may be ahead of it.
     pub durable: watch::Receiver<u64>,
     /// How much history [`State::compaction_target`] leaves.
     pub history: HistoryLimits,
@@ -132,6 +132,8 @@ pub struct StateOptions {
 ///
 /// Invariants:
 /// - `live` is ahead of `persisted` by exactly the entries in its overlay;
+/// - `persisted` is never ahead of the durable log: a committed entry may be applied before this node's own disk has it,
+///   since a majority has it, but a state on disk that is ahead of its log could not go on after a crash;
 /// - locks are taken in the order `persisted`, `live`, `Generation::changes`; `snapshots` is taken with no other held;
 /// - the engine, the change log and `live.generation` change only under `persisted`.
 #[derive(Debug)]
@@ -146,6 +148,8 @@ struct Shared {
     snapshots: Mutex<SnapshotDir>,
     snapshots_dir: PathBuf,
     saves_dir: PathBuf,
+    /// Entries with a smaller index are durable in this node's log.
+    durable: watch::Receiver<u64>,
     snapshot: RwLock<Option<(SnapshotFile, Footer)>>,
     /// Cloned by whoever needs history below the compacted revision.
     history_hold: Arc<()>,
@@ -175,7 +179,6 @@ struct Shared {
 #[derive(Debug)]
 pub struct StateMachine {
     shared: Arc<Shared>,
-    durable: watch::Receiver<u64>,
     writer: Option<thread::JoinHandle<()>>,
 }
 
@@ -205,6 +208,7 @@ impl StateMachine {
             snapshot: RwLock::new(snapshots.current()),
             snapshots_dir: snapshots.path().to_path_buf(),
             saves_dir,
+            durable: options.durable,
             snapshots: Mutex::new(snapshots),
             history_hold: Arc::new(()),
             history_due: AtomicBool::new(live.generation.history.first_revision() <= meta.compacted_revision),
@@ -224,7 +228,7 @@ impl StateMachine {
             persisted: Mutex::new(meta),
         });
         let writer = start_writer(&shared)?;
-        Ok(Self { shared, durable: options.durable, writer })
+        Ok(Self { shared, writer })
     }
 
     /// A handle for reads.

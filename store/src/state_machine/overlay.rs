@@ -93,12 +93,12 @@ impl Overlay {
         self.pending.push_back(pending);
     }
 
-    /// The oldest entries, as many as change at most `keys_max` keys and hold at most `bytes_max` bytes; one at
-    /// least, where there is one.
-    pub(super) fn oldest(&self, keys_max: usize, bytes_max: u64) -> Vec<Pending> {
+    /// The oldest entries with a log index below `below`, as many as change at most `keys_max` keys and hold at most
+    /// `bytes_max` bytes; one at least, where there is one.
+    pub(super) fn oldest(&self, keys_max: usize, bytes_max: u64, below: u64) -> Vec<Pending> {
         let (mut keys, mut bytes) = (0, 0);
         let mut oldest = Vec::new();
-        for pending in &self.pending {
+        for pending in self.pending.iter().take_while(|pending| pending.meta.next_index() <= below) {
             keys += pending.keys();
             bytes += pending.bytes;
             if !oldest.is_empty() && (keys > keys_max || bytes > bytes_max) {
@@ -129,6 +129,11 @@ impl Overlay {
         let at = self.pending.partition_point(|pending| pending.meta.revision < revision);
         let pending = self.pending.get(at)?;
         pending.record.clone().filter(|record| record.revision == revision)
+    }
+
+    /// Whether an entry with a log index below `below` is pending.
+    pub(super) fn has_below(&self, below: u64) -> bool {
+        self.pending.front().is_some_and(|pending| pending.meta.next_index() <= below)
     }
 
     pub(super) fn entries(&self) -> usize {

@@ -8,8 +8,14 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
+
 use super::{Shared, keys, leases::row_changes, meta::Meta, overlay::Pending};
-use crate::{StoreError, codec, engine::Batch};
+use crate::{
+    StoreError, codec,
+    engine::Batch,
+    mutants::{self, Mutant},
+};
 
 /// Most keys of one batch, unless one transaction has more: large batches cost memory. The writer waits for as many,
 /// because the engine has a fixed cost for each batch: small ones cost twice as much a key.
@@ -20,12 +26,12 @@ pub const BATCH_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub const BATCH_LINGER: Duration = Duration::from_millis(20);
 
 impl Shared {
-    /// Persists the oldest pending entries. Returns whether there were any. Blocks.
+    /// Persists the oldest pending entries that are durable in the log. Returns whether there were any. Blocks.
     pub(super) fn persist_batch(&self) -> Result<bool, StoreError> {
         let mut persisted = self.persisted.lock();
         let (generation, pending) = {
             let live = self.live.read();
-            (live.generation.clone(), live.overlay.oldest(BATCH_KEYS_MAX, BATCH_BYTES_MAX))
+            (live.generation.clone(), live.overlay.oldest(BATCH_KEYS_MAX, BATCH_BYTES_MAX, self.persistable()))
         };
         let Some(last) = pending.last() else { return Ok(false) };
         let meta = last.meta.clone();
@@ -47,12 +53,21 @@ impl Shared {
         Ok(true)
     }
 
+    /// Entries with a smaller index may be persisted: after a crash the log has them.
+    fn persistable(&self) -> u64 {
+        if mutants::active(Mutant::PersistBeforeDurable) { u64::MAX } else { *self.durable.borrow() }
+    }
+
     /// Runs until it is told to stop, or fails. Entries that are still pending then stay so.
     pub(super) async fn write_behind(self: Arc<Self>) {
         let _ended = Ended(&self);
+        let mut durable = self.durable.clone();
         while !self.stop.load(Ordering::Acquire) {
-            if self.live.read().overlay.entries() == 0 {
-                self.work.notified().await;
+            if !self.live.read().overlay.has_below(self.persistable()) {
+                tokio::select! {
+                    () = self.work.notified() => {}
+                    () = durable_moves(&mut durable) => {}
+                }
                 continue;
             }
             self.linger().await;
@@ -108,6 +123,13 @@ impl Shared {
             }
         }
         Ok(())
+    }
+}
+
+/// Completes when more of the log became durable; never once the log is gone.
+async fn durable_moves(durable: &mut watch::Receiver<u64>) {
+    if durable.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -11,7 +11,6 @@ use openraft::{
 use super::{SnapshotBuilder, StateMachine};
 use crate::{
     LogId, StoreError, TypeConfig,
-    mutants::{self, Mutant},
     raft_types::{SnapshotMeta, StoredMembership},
     snapshot::SnapshotFile,
 };
@@ -23,16 +22,9 @@ const ANNOUNCE_ENTRIES_MAX: usize = 64;
 pub(super) type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFile>;
 
 impl StateMachine {
-    /// Waits until the entry at `index` may be applied: it is durable in the local log, and the overlay has room.
-    async fn ready_for(&mut self, index: u64) -> Result<(), StoreError> {
-        if *self.durable.borrow() <= index && !mutants::active(Mutant::ApplyBeforeDurable) {
-            self.shared.announce();
-            let reached = self.durable.wait_for(|durable| *durable > index).await.map(|_| ());
-            reached.map_err(|_| {
-                let reason = "the log was closed before the entry was durable";
-                StoreError::io(format!("apply entry {index}"), io::Error::new(io::ErrorKind::BrokenPipe, reason))
-            })?;
-        }
+    /// Waits until an entry may be applied: the overlay has room. It need not be durable in the local log: it is committed,
+    /// so a majority has it on disk, and a node whose own disk stalls goes on serving.
+    async fn wait_until_ready(&mut self) -> Result<(), StoreError> {
         if self.shared.live.read().overlay.is_full() {
             self.shared.announce();
             self.shared.wait_room().await?;
@@ -49,7 +41,7 @@ impl StateMachine {
     {
         let mut unannounced = 0;
         while let Some((entry, responder)) = entries.try_next().await? {
-            self.ready_for(entry.log_id.index).await?;
+            self.wait_until_ready().await?;
             let outcome = self.shared.noted(self.shared.apply_entry(entry))?;
             if let Some(responder) = responder {
                 responder.send(outcome);

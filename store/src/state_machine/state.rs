@@ -254,7 +254,7 @@ impl State {
     /// # Errors
     /// [`StoreError::Engine`] when the size on disk cannot be read.
     pub fn stats(&self) -> Result<StateStats, StoreError> {
-        let persisted_index = self.shared.persisted_watch.borrow().checked_sub(1);
+        let persisted_index = self.persisted_index();
         let (generation, overlay_entries, overlay_bytes, deleted_keys, dedupe_entries, dedupe_bytes) = {
             let live = self.shared.live.read();
             let (overlay, dedupe) = (&live.overlay, &live.dedupe);
@@ -276,6 +276,11 @@ impl State {
             dedupe_entries,
             dedupe_bytes,
         })
+    }
+
+    /// Index of the last entry that the state on disk contains.
+    pub fn persisted_index(&self) -> Option<u64> {
+        self.shared.persisted_watch.borrow().checked_sub(1)
     }
 
     /// Why the state machine stopped, once it has: an error of the disk or damage. The node has to be restarted,

@@ -18,7 +18,7 @@
 //! | `state-machine-safety`: all nodes apply the same entry at an index | `states` | Raft, figure 3 |
 //! | `commit-monotonic`, `applied-monotonic`: neither falls in one life | `states` | Raft 5.3 |
 //! | `progress-order`: purged <= snapshot <= state, snapshot and applied <= committed <= last | `states` | openraft's data model |
-//! | `applied-durable`: nothing is applied that a crash here could lose | `states` | DESIGN, truth on disk |
+//! | `persisted-durable`: the state on disk is never ahead of the durable log | `states` | DESIGN, truth on disk |
 //! | `state-hash`: equal states at equal applied index | `states` | DESIGN, state hash |
 
 mod logs;
@@ -122,6 +122,8 @@ pub struct Observation {
     pub purged: Option<Position>,
     /// Last entry that the state says is applied.
     pub state_applied: Option<Position>,
+    /// Index of the last entry that the state on disk contains.
+    pub persisted_index: Option<u64>,
     /// Hash of the state after that entry.
     pub state_hash: u128,
 }
@@ -225,7 +227,7 @@ impl Ledger {
         states::progress_order(now)?;
         states::monotonic(before, now)?;
         states::applied_is_committed(&self.committed, now)?;
-        states::applied_is_durable(now)?;
+        states::persisted_is_durable(now)?;
         states::hash(&mut self.states, now)
     }
 }

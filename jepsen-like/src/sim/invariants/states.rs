@@ -48,12 +48,12 @@ pub(super) fn applied_is_committed(committed: &BTreeMap<u64, Position>, now: &Ob
     Ok(())
 }
 
-pub(super) fn applied_is_durable(now: &Observation) -> Check {
-    let Some(applied) = now.state_applied else { return Ok(()) };
+pub(super) fn persisted_is_durable(now: &Observation) -> Check {
+    let Some(persisted) = now.persisted_index else { return Ok(()) };
     // A snapshot that was installed is durable by itself.
-    let in_snapshot = now.snapshot_index.is_some_and(|index| index >= applied.index);
-    ensure(applied.index < now.durable || in_snapshot, "applied-durable", || {
-        format!("node {:x} applied {applied:?}, and its log is durable only below {}", now.node, now.durable)
+    let in_snapshot = now.snapshot_index.is_some_and(|index| index >= persisted);
+    ensure(persisted < now.durable || in_snapshot, "persisted-durable", || {
+        format!("node {:x} persisted entry {persisted}, and its log is durable only below {}", now.node, now.durable)
     })
 }
 

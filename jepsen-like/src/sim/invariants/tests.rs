@@ -34,6 +34,7 @@ fn follower(node: NodeId, term: u64, last: u64) -> Observation {
         snapshot_index: None,
         purged: None,
         state_applied: Some(at(term, last)),
+        persisted_index: Some(last),
         state_hash: u128::from(last) << 8,
     }
 }
@@ -227,9 +228,11 @@ fn progress_order() {
 }
 
 #[test]
-fn applied_durable() {
+fn persisted_durable() {
     let ahead = Observation { durable: 3, ..follower(2, 1, 3) };
-    assert_eq!(broken(std::slice::from_ref(&ahead)), Some("applied-durable"));
+    assert_eq!(broken(std::slice::from_ref(&ahead)), Some("persisted-durable"));
+    let in_memory = Observation { persisted_index: Some(2), ..ahead.clone() };
+    assert_eq!(broken(&[in_memory]), None, "applied entries that only memory has are lost together with it");
     let installed = Observation { snapshot_index: Some(3), ..ahead };
     assert_eq!(broken(&[installed]), None, "a snapshot is durable by itself");
 }
