@@ -23,6 +23,7 @@ use crate::{
     config::Config,
     environment::Environment,
     leases::Lessor,
+    progress::Progress,
     proposer::Proposer,
     read_rounds::{lease_round, quorum_round},
     reads::{ReadIndex, Round},
@@ -66,6 +67,8 @@ pub struct Core {
     pub state: State,
     /// Coalesced confirmation of linearizable reads.
     pub reads: ReadIndex,
+    /// How long entries wait.
+    pub progress: Progress,
     /// Deadlines of leases, while this node leads.
     pub lessor: Arc<Lessor>,
     /// Ends the tasks of this core.
@@ -148,6 +151,7 @@ impl Core {
             proposer,
             state,
             reads,
+            progress: Progress::default(),
             lessor,
             cancel,
             tasks,
@@ -172,8 +176,11 @@ impl Core {
         self.votes_from.is_none_or(|from| Instant::now() >= from)
     }
 
-    /// The leader that this node's Raft knows.
+    /// The leader that this node's Raft knows; None while it waits for its disk, since it knows of no later one then.
     pub fn leader(&self) -> Option<NodeId> {
+        if self.progress.blocked() {
+            return None;
+        }
         known_leader(&self.raft.server_metrics().borrow_watched())
     }
 
@@ -187,6 +194,7 @@ impl Core {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let leads = metrics.state == ServerState::Leader && metrics.vote.leader_id.node_id == self.id;
+        let leads = leads && !self.progress.blocked();
         leads.then_some(metrics.vote.leader_id.term)
     }
 

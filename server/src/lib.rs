@@ -10,6 +10,7 @@
 //! | [`proposals`], [`admission`] | the way of a change |
 //! | [`kv`], [`reads`], [`read_rounds`] | the way of a read |
 //! | [`formation`], [`membership`], [`reconciler`], [`monitor`] | how a cluster forms, changes and is watched |
+//! | [`progress`] | how long entries wait, and what follows from it |
 //! | [`watch`] | what changed, for whoever follows it |
 //! | [`leases`] | who lives how long |
 //! | [`coordination`] | locks, elections, the registry |
@@ -46,6 +47,7 @@ pub mod monitor;
 pub mod naming;
 pub mod node;
 pub mod offline;
+pub mod progress;
 pub mod proposals;
 mod proposer;
 pub mod read_rounds;

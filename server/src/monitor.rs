@@ -130,7 +130,7 @@ async fn ask_leader(node: &Node) -> bool {
 
 /// A node that is not in touch with its leader, or holds no data, learns from the others what the cluster is. If it holds
 /// itself for the leader, and another one was elected later, it leads no more.
-async fn ask_others(node: &Node, core: &Core) {
+pub(crate) async fn ask_others(node: &Node, core: &Core) {
     let identity = node.identity();
     if identity.cluster_id.is_none() {
         return;
@@ -179,8 +179,10 @@ async fn step_down(node: &Node, core: &Core, told: &ClusterInfo) {
     }
     let vote = Vote { leader_id: LeaderId { term: info.term, node_id: info.node_id }, committed: true };
     let heartbeat = AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
-    match core.raft.append_entries(heartbeat).await {
-        Ok(answer) => {
+    // A core that waits for its disk answers nothing.
+    match tokio::time::timeout(ASK_TIMEOUT, core.raft.append_entries(heartbeat)).await {
+        Err(_) => tracing::debug!("Raft does not answer; it is tried again"),
+        Ok(Ok(answer)) => {
             tracing::warn!(
                 leader = leader.name,
                 term = info.term,
@@ -188,7 +190,7 @@ async fn step_down(node: &Node, core: &Core, told: &ClusterInfo) {
                 "deposed unawares; this node leads no more"
             );
         }
-        Err(e) => tracing::warn!(error = %e, "Raft was not told that this node leads no more; it is tried again"),
+        Ok(Err(e)) => tracing::warn!(error = %e, "Raft was not told that this node leads no more; it is tried again"),
     }
 }
 

@@ -33,8 +33,6 @@ pub const SCANS_MAX: usize = 8;
 pub const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Most bytes of large answers in memory that are being sent; further ones are refused.
 pub const ANSWERS_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// A voter that answered within this time can take leadership over.
-const CAN_LEAD_WITHIN: Duration = Duration::from_secs(2);
 
 /// What this node is in its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,8 +266,17 @@ impl Node {
             None if core.is_leader() => Position::Holder,
             // What was told stands until this node has applied more than that: a node that was taken out of the
             // Raft membership never learns it from its own log.
+            None if core.progress.blocked() => self.position(),
             None if in_raft && !self.was_told_beyond(local.applied_index) => Position::Holder,
             None => self.position(),
+            // Its Raft waits for its disk and answers nothing: until then the leader serves for it, as for a standby.
+            Some(t)
+                if core.progress.blocked()
+                    && t.leader.is_some_and(|id| id != core.id)
+                    && t.members.iter().any(|m| m.node_id == core.id) =>
+            {
+                Position::Standby
+            }
             Some(t) if t.voters.contains(&core.id) || t.learners.contains(&core.id) => Position::Holder,
             Some(t) if t.members.iter().any(|m| m.node_id == core.id) => Position::Standby,
             Some(_) => Position::Outside,
@@ -378,13 +385,7 @@ impl Node {
     /// Hands leadership to the voter that is furthest, if this node leads and there is another. At most `timeout`.
     pub async fn hand_over_leadership(&self, timeout: Duration) {
         let Some(core) = self.core().filter(|c| c.is_leader()) else { return };
-        let metrics = core.raft.metrics().borrow_watched().clone();
-        let voters: Vec<NodeId> = metrics.membership_config.membership().voter_ids().collect();
-        let replication = metrics.replication.unwrap_or_default();
-        let alive = |id: &NodeId| self.network.last_contact(*id).is_some_and(|t| t.elapsed() < CAN_LEAD_WITHIN);
-        let able = |id: &NodeId| *id != core.id && voters.contains(id) && alive(id);
-        let target = replication.into_iter().filter(|(id, _)| able(id)).max_by_key(|(_, matched)| *matched);
-        let Some((target, _)) = target else { return };
+        let Some((target, _)) = self.successor(&core) else { return };
         if let Err(e) = core.raft.trigger().transfer_leader(target).await {
             tracing::warn!(error = %e, "leadership was not handed over; the others elect");
             return;

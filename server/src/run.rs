@@ -19,7 +19,7 @@ use crate::{
     events, http_server, leases, monitor,
     naming::{Naming, NamingError, Presence},
     node::{Addresses, Node, wire_identity},
-    reconciler, routes,
+    progress, reconciler, routes,
     service::NodeService,
 };
 
@@ -192,6 +192,7 @@ fn port_of(listener: &AnyListener) -> u16 {
 /// Starts what watches over each core: called by the node whenever it opened one.
 pub(crate) fn watch_over(node: &Arc<Node>, core: &Arc<crate::core::Core>) {
     core.tasks.spawn(monitor::run(node.clone(), core.clone()));
+    core.tasks.spawn(progress::run(node.clone(), core.clone()));
     core.tasks.spawn(events::watch::run(node.clone(), core.clone()));
     core.tasks.spawn(reconciler::run(node.clone(), core.clone()));
     core.tasks.spawn(compaction::run(node.clone(), core.clone()));

@@ -17,6 +17,7 @@ use crate::{
     error::Error,
     kv::confirm,
     node::{Node, Position},
+    progress::stall_after,
     reads::Basis,
     service::member_health,
 };
@@ -144,6 +145,9 @@ impl Node {
             ));
         }
         let core = self.serving_core()?;
+        if let Some(why) = core.waits().describe(stall_after(&self.config)) {
+            return Err(Error::new(Code::Unavailable, format!("this node makes no progress: {why}")));
+        }
         if self.identity().cluster_id.is_none() {
             return Err(Error::new(
                 hexkv_client::api::Code::NotInCluster,

@@ -94,6 +94,23 @@ fn consensus(page: &mut Page<'_>, core: &Core) -> fmt::Result {
         "hexkv_raft_durable_index",
         "Log index up to which entries are on disk",
         core.log.durable().borrow().saturating_sub(1) as f64,
+    )?;
+    let waits = core.waits();
+    let seconds = |wait: Option<std::time::Duration>| wait.unwrap_or_default().as_secs_f64();
+    page.gauge(
+        "hexkv_raft_commit_wait_seconds",
+        "On the leader: how long its oldest uncommitted entry has waited without any commit; 0 = none waits",
+        seconds(waits.commit),
+    )?;
+    page.gauge(
+        "hexkv_raft_apply_wait_seconds",
+        "How long the oldest committed entry has waited without any being applied; 0 = none waits",
+        seconds(waits.apply),
+    )?;
+    page.gauge(
+        "hexkv_wal_write_wait_seconds",
+        "How long the log has been at the write and sync that are in flight; 0 = none is",
+        seconds(waits.write),
     )
 }
 
@@ -120,6 +137,15 @@ fn peers(page: &mut Page<'_>, node: &Node, core: &Core) -> fmt::Result {
         others().filter_map(|m| {
             let matched = health.iter().find(|h| h.node_id == m.node_id)?.matched_index?;
             Some(([("peer", m.name.clone())], newest.saturating_sub(matched) as f64))
+        }),
+    )?;
+    let stalled = core.progress.peers();
+    page.gauges(
+        "hexkv_raft_peer_stalled_seconds",
+        "How long a member that lacks entries has taken none; of members that hold the data, on the leader",
+        others().filter(|m| health.iter().any(|h| h.node_id == m.node_id)).map(|m| {
+            let seconds = stalled.get(&m.node_id).copied().unwrap_or_default().as_secs_f64();
+            ([("peer", m.name.clone())], seconds)
         }),
     )
 }
