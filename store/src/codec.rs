@@ -4,7 +4,7 @@
 //! limited in bytes before it allocates, and must consume all of its input. Version bytes and checksums
 //! stand in the frames around: segment and snapshot headers on disk, the handshake on the wire.
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::StoreError;
 
@@ -40,6 +40,23 @@ pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8], limit_bytes
         return Err(StoreError::Decode { what, reason: format!("{} bytes, the limit is {limit_bytes}", bytes.len()) });
     }
     let (value, used) = bincode::serde::decode_from_slice::<T, _>(bytes, CONFIG)
+        .map_err(|e| StoreError::Decode { what, reason: e.to_string() })?;
+    if used != bytes.len() {
+        return Err(StoreError::Decode { what, reason: format!("{} bytes left over", bytes.len() - used) });
+    }
+    Ok(value)
+}
+
+/// As [`decode`], for a `T` that refers to parts of `bytes` instead of copying them.
+pub fn borrow<'a, T: Deserialize<'a>>(
+    what: &'static str,
+    bytes: &'a [u8],
+    limit_bytes: usize,
+) -> Result<T, StoreError> {
+    if bytes.len() > limit_bytes {
+        return Err(StoreError::Decode { what, reason: format!("{} bytes, the limit is {limit_bytes}", bytes.len()) });
+    }
+    let (value, used) = bincode::serde::borrow_decode_from_slice::<T, _>(bytes, CONFIG)
         .map_err(|e| StoreError::Decode { what, reason: e.to_string() })?;
     if used != bytes.len() {
         return Err(StoreError::Decode { what, reason: format!("{} bytes left over", bytes.len() - used) });

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     NodeId,
+    lease::LeaseKind,
     member::Member,
     record::{KeyRange, ListRequest},
 };
@@ -25,6 +26,12 @@ pub const TXN_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const RANGE_DELETE_KEYS_MAX: u64 = 100_000;
 /// Most bytes of replaced values in one transaction, for the same reason.
 pub const REPLACED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Most keys that one transaction may read, those that it counts, lists or removes included: apply does nothing else
+/// meanwhile, on every node.
+pub const TXN_READ_KEYS_MAX: u64 = 200_000;
+/// Most bytes of the records that it reads, for the same reason; keys and values.
+pub const TXN_READ_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// A change of replicated state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,6 +162,30 @@ pub enum TxnOp {
         /// The lease; refused where there is none.
         id: u64,
     },
+    /// As `GrantLease`, which grants explicit leases, for another purpose.
+    GrantLeaseFor {
+        /// Its id.
+        id: u64,
+        /// Its time to live, in milliseconds.
+        ttl_ms: u64,
+        /// What it is for.
+        kind: LeaseKind,
+    },
+}
+
+impl TxnOp {
+    /// The id of the lease that it grants.
+    pub fn grants(&self) -> Option<u64> {
+        match self {
+            Self::GrantLease { id, .. } | Self::GrantLeaseFor { id, .. } => Some(*id),
+            Self::Put { .. }
+            | Self::Get { .. }
+            | Self::List(_)
+            | Self::Delete { .. }
+            | Self::DeleteRange(_)
+            | Self::EndLease { .. } => None,
+        }
+    }
 }
 
 impl Txn {

@@ -10,20 +10,35 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// Longest idempotency key, in bytes; the shortest has one.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 64;
-/// An outcome is kept at least so long, in milliseconds of the log's clock.
+/// An outcome is kept for this time, in milliseconds of the log's clock, unless [`DEDUPE_ENTRIES_MAX`] younger ones come
+/// after it before.
 pub const DEDUPE_RETENTION_MS: u64 = 10 * 60 * 1000;
-/// Most outcomes that are kept. While as many are younger than [`DEDUPE_RETENTION_MS`], a change with a new key is
-/// refused: to forget one of them would be to break the promise.
+/// Most outcomes that are kept. One more evicts the oldest one: a change with its key that is sent again is a new change.
+/// A table that refused new keys instead would let one client stop all changes with a key.
 pub const DEDUPE_ENTRIES_MAX: usize = 262_144;
-/// Most bytes that the kept outcomes take, each counted with [`DEDUPE_ENTRY_BYTES`] besides its key and outcome.
+/// Most bytes that the kept outcomes take, each counted with [`DEDUPE_ENTRY_BYTES`] besides its key and outcome. Beyond, the
+/// oldest outcomes that are larger than [`DEDUPE_SMALL_OUTCOME_BYTES`] are replaced by a note that there was one. Their keys
+/// stay, so that large answers do not evict the keys of other clients, and no change is done twice because of them.
 pub const DEDUPE_BYTES_MAX: u64 = 96 * 1024 * 1024;
 /// What an outcome takes in memory besides its key and itself, in bytes, about.
 pub const DEDUPE_ENTRY_BYTES: u64 = 192;
+/// Largest encoded outcome that stays whole as long as its key, in bytes. As many keys as there may be have room for one.
+pub const DEDUPE_SMALL_OUTCOME_BYTES: usize = 112;
 /// Largest encoded outcome of a change with a key, in bytes: larger answers are refused, because they would be kept.
 pub const DEDUPE_OUTCOME_BYTES_MAX: usize = 64 * 1024;
 /// Most expired outcomes that one change removes: more than one, so the table shrinks faster than it grows, and few
 /// enough for one batch of the engine.
 pub const DEDUPE_EXPIRED_PER_ENTRY_MAX: usize = 64;
+
+/// The largest entry with a small outcome, in bytes.
+const SMALL_ENTRY_BYTES: u64 = (IDEMPOTENCY_KEY_BYTES_MAX + DEDUPE_SMALL_OUTCOME_BYTES) as u64 + DEDUPE_ENTRY_BYTES;
+/// A full table of small outcomes has room for one of the largest: replacing large ones always makes enough room.
+const _: () = assert!(
+    (DEDUPE_ENTRIES_MAX as u64 - 1) * SMALL_ENTRY_BYTES
+        + (IDEMPOTENCY_KEY_BYTES_MAX + DEDUPE_OUTCOME_BYTES_MAX) as u64
+        + DEDUPE_ENTRY_BYTES
+        <= DEDUPE_BYTES_MAX
+);
 
 /// What makes a change one that can be sent again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +99,11 @@ impl DedupeEntry {
     /// What it counts for against [`DEDUPE_BYTES_MAX`].
     pub fn size_bytes(&self) -> u64 {
         (self.key.len() + self.outcome.len()) as u64 + DEDUPE_ENTRY_BYTES
+    }
+
+    /// Whether its outcome may be replaced by a note before its key goes.
+    pub fn is_large(&self) -> bool {
+        self.outcome.len() > DEDUPE_SMALL_OUTCOME_BYTES
     }
 }
 

@@ -14,6 +14,16 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    /// The disk has no room for what is to be done. Nothing was written: it can be done when there is.
+    #[error("{context}: No space left on device: {free_bytes} bytes are free, {needed_bytes} are needed")]
+    NoRoom {
+        /// What was to be done, with the path.
+        context: String,
+        /// What is free, in bytes.
+        free_bytes: u64,
+        /// What has to be free, in bytes.
+        needed_bytes: u64,
+    },
     /// Bytes on disk are not what was written there.
     #[error("{path} is damaged at byte {offset}: {reason}")]
     Corrupt {
@@ -100,6 +110,25 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the disk, or a quota, has no room for it.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::NoRoom { .. } => true,
+            Self::Io { source, .. } => crate::fs::is_full(source),
+            _ => false,
+        }
+    }
+
+    /// The same, of work that had taken `bytes` bytes before it met the end of the disk, and has given them back.
+    pub(crate) fn taken_already(self, bytes: u64) -> Self {
+        match self {
+            Self::NoRoom { context, free_bytes, needed_bytes } => {
+                Self::NoRoom { context, free_bytes: free_bytes + bytes, needed_bytes: needed_bytes + bytes }
+            }
+            other => other,
+        }
+    }
+
     /// An [`io::Error`] with what was being done.
     pub fn io(context: impl Into<String>, source: io::Error) -> Self {
         Self::Io { context: context.into(), source }
@@ -110,6 +139,7 @@ impl From<StoreError> for io::Error {
     fn from(e: StoreError) -> Self {
         match e {
             StoreError::Io { context, source } => io::Error::new(source.kind(), format!("{context}: {source}")),
+            StoreError::NoRoom { .. } => io::Error::new(io::ErrorKind::StorageFull, e),
             other => io::Error::other(other),
         }
     }

@@ -13,6 +13,9 @@ use crate::{
 
 /// Most leases of a cluster.
 pub const LEASES_MAX: usize = 1_000_000;
+/// Of these, so many are kept for each [`LeaseKind`]: whatever one kind takes, there is room for the first leases of each
+/// other one. Puts with a time to live do not stop locks, locks do not stop names.
+pub const LEASES_KEPT_PER_KIND: usize = 50_000;
 /// Shortest time to live, in milliseconds: shorter ones would end by an election.
 pub const LEASE_TTL_MS_MIN: u64 = 1_000;
 /// Longest time to live, in milliseconds: a year.
@@ -30,14 +33,71 @@ pub const LEASE_PAGE_ITEMS_MAX: usize = 10_000;
 /// Most keys of a lease that are shown.
 pub const LEASE_KEYS_SHOWN_MAX: usize = 1_000;
 
+/// What a lease was granted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub enum LeaseKind {
+    /// For itself: it ends when it is revoked, or its time is over.
+    #[default]
+    Explicit,
+    /// For the put of a key with a time to live: it ends with the last key that is attached to it, too.
+    Key,
+    /// For a place in the line of a lock.
+    Lock,
+    /// For a place in the line of an election.
+    Election,
+    /// For a registered name.
+    Name,
+}
+
+impl LeaseKind {
+    /// All of them, in their order.
+    pub const ALL: [Self; 5] = [Self::Explicit, Self::Key, Self::Lock, Self::Election, Self::Name];
+
+    /// Whether a lease of this kind ends when no key is attached to it any more.
+    pub fn ends_with_its_keys(self) -> bool {
+        self == Self::Key
+    }
+}
+
 /// A lease, without the keys that are attached to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "PackedLease", into = "PackedLease")]
 pub struct Lease {
     /// Its time to live, in milliseconds.
     pub ttl_ms: u64,
     /// When it was granted by the log's time, in milliseconds since the Unix epoch. For people to read: no lease ends by
     /// it.
     pub granted_ms: u64,
+    /// What it was granted for.
+    pub kind: LeaseKind,
+}
+
+/// Bits of [`PackedLease::granted_ms`] that are the time: enough for 73 million years.
+const GRANTED_BITS: u32 = 61;
+
+/// A lease as it is encoded. The kind stands above the time, so that an explicit lease has the bytes, and adds to the state
+/// hash what it did, before there were kinds.
+#[derive(Serialize, Deserialize)]
+struct PackedLease {
+    ttl_ms: u64,
+    granted_ms: u64,
+}
+
+impl From<Lease> for PackedLease {
+    fn from(Lease { ttl_ms, granted_ms, kind }: Lease) -> Self {
+        let granted_ms = granted_ms & ((1 << GRANTED_BITS) - 1) | (kind as u64) << GRANTED_BITS;
+        Self { ttl_ms, granted_ms }
+    }
+}
+
+impl TryFrom<PackedLease> for Lease {
+    type Error = String;
+
+    fn try_from(PackedLease { ttl_ms, granted_ms }: PackedLease) -> Result<Self, String> {
+        let kind = granted_ms >> GRANTED_BITS;
+        let known = LeaseKind::ALL.get(kind as usize).ok_or_else(|| format!("{kind} is not a valid kind of lease"))?;
+        Ok(Self { ttl_ms, granted_ms: granted_ms & ((1 << GRANTED_BITS) - 1), kind: *known })
+    }
 }
 
 /// A lease with its id.
@@ -81,4 +141,23 @@ pub trait LeaseObserver: Send + Sync + fmt::Debug {
 /// An id for a new lease.
 pub fn random_id() -> u64 {
     entropy::random_range(1..=LEASE_ID_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+
+    #[test]
+    fn an_explicit_lease_has_the_bytes_of_earlier_releases() {
+        for kind in LeaseKind::ALL {
+            let lease = Lease { ttl_ms: 30_000, granted_ms: 1_700_000_000_000, kind };
+            let encoded = codec::encode(&lease);
+            assert_eq!(codec::decode::<Lease>("lease", &encoded, 64).unwrap(), lease);
+            let plain = encoded == codec::encode(&(30_000_u64, 1_700_000_000_000_u64));
+            assert_eq!(plain, kind == LeaseKind::Explicit);
+        }
+        let later = codec::encode(&(1_u64, 7_u64 << GRANTED_BITS));
+        assert!(codec::decode::<Lease>("lease", &later, 64).is_err(), "a kind that this version does not know");
+    }
 }

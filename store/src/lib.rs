@@ -10,6 +10,7 @@
 //! | [`codec`] | the one place that encodes and decodes bytes on disk and on the wire |
 //! | [`fs`] | the seam below which files are real or simulated |
 //! | [`log`] | the write-ahead log: entries, vote, committed, purge and truncate records |
+//! | [`opening`] | what a start is busy with |
 //! | [`driver`] | what runs work that blocks |
 //! | [`entropy`] | the seam for randomness |
 //! | [`runtime`] | what openraft runs on |
@@ -38,6 +39,7 @@ pub mod lease;
 pub mod log;
 pub mod member;
 pub mod mutants;
+pub mod opening;
 pub mod outcome;
 pub mod raft_types;
 pub mod record;

@@ -109,6 +109,8 @@ mod catalogue {
         Lease,
         /// Nobody loses its seat for what the leader does not know.
         Membership,
+        /// A majority that can talk and sync acknowledges writes.
+        Progress,
     }
 
     impl fmt::Display for Class {
@@ -121,6 +123,7 @@ mod catalogue {
                 Self::Watch => "watch",
                 Self::Lease => "lease",
                 Self::Membership => "membership",
+                Self::Progress => "progress",
             })
         }
     }
@@ -187,7 +190,7 @@ mod catalogue {
         ];
 
         fn facts(self) -> (&'static str, Class, &'static [&'static str]) {
-            use Class::{Apply, Durability, Lease, Membership, Reads, Snapshot, Watch};
+            use Class::{Apply, Durability, Lease, Membership, Progress, Reads, Snapshot, Watch};
             const CLIENTS: &[&str] = &["linearizability", "bank"];
             const RECOVERED: &[&str] = &["linearizability", "revision", "bank", "exactly-once", "lock", "read-modes"];
             // A node that cannot start, or stops, although its disk is in order.
@@ -228,8 +231,8 @@ mod catalogue {
                 Self::SnapshotWithoutLeases => ("snapshot-without-leases", Snapshot, &["state-hash", STOPPED]),
                 Self::LeaseEndedByFollowerClock => ("lease-ended-by-follower-clock", Lease, &["lease"]),
                 Self::RecoverFromTheLast => ("recover-from-the-last", Durability, RECOVERED),
-                Self::StalledLeaderStays => ("stalled-leader-stays", Membership, &["progress"]),
                 Self::SilenceOutlivesLeadership => ("silence-outlives-leadership", Membership, SEAT_TESTS),
+                Self::StalledLeaderStays => ("stalled-leader-stays", Progress, &["progress"]),
             }
         }
 

@@ -77,7 +77,7 @@ pub enum OpResult {
         /// The removed record, where asked for.
         prev: Option<Record>,
     },
-    /// GrantLease.
+    /// GrantLease and GrantLeaseFor.
     LeaseGranted {
         /// Its id.
         id: u64,
@@ -148,8 +148,12 @@ pub enum Refusal {
     /// A lease has the id already.
     #[error("there is a lease {0} already")]
     LeaseTaken(u64),
-    /// No room for another lease.
-    #[error("there are {} leases, the most there can be", crate::lease::LEASES_MAX)]
+    /// No room for another lease of its kind.
+    #[error(
+        "there are as many leases of this kind as there can be: {} in all, of which {} are kept for each other kind",
+        crate::lease::LEASES_MAX,
+        crate::lease::LEASES_KEPT_PER_KIND
+    )]
     TooManyLeases,
     /// The leader that decided it no longer led when it came into the log.
     #[error("decided in term {decided}, the log entry is of term {entry}")]
@@ -177,7 +181,7 @@ pub enum Refusal {
     /// The idempotency key was used before, for something else.
     #[error("the idempotency key was used for another request")]
     IdempotencyMismatch,
-    /// So many outcomes are kept for retries that one more would push out a promised one.
+    /// As earlier releases answered while they kept as many outcomes for retries as there may be.
     #[error("as many outcomes are kept for retries as there may be")]
     IdempotencyFull,
     /// The answer of a change with an idempotency key is too large to be kept.
@@ -189,6 +193,9 @@ pub enum Refusal {
     /// The revision was compacted already.
     #[error("revision {0} was compacted already")]
     Compacted(u64),
+    /// Kept in place of a large answer that made room for younger ones.
+    #[error("the change was sent before under this idempotency key, and came to its end; its answer is no longer kept")]
+    AnswerForgotten,
 }
 
 /// The member directory, as `/api/cluster/members` lists it.

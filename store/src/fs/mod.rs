@@ -13,8 +13,10 @@ use std::{
     sync::Arc,
 };
 
+use crate::StoreError;
 pub use faulty::FaultyFs;
 pub use real::RealFs;
+use tokio::sync::watch;
 
 /// A shared file system.
 pub type SharedFs = Arc<dyn Fs>;
@@ -47,6 +49,46 @@ pub trait Fs: Send + Sync + fmt::Debug + 'static {
     fn lock(&self, path: &Path, holder: Option<&str>) -> io::Result<LockOutcome>;
     /// Differs after every loss of power: whoever noted it can tell whether what was not synced may be gone.
     fn boot_id(&self) -> io::Result<String>;
+    /// The room on the file system that holds `path`, which exists.
+    fn space(&self, path: &Path) -> io::Result<Space>;
+    /// Of a simulated disk: whether it is stalled. Work that runs in a task waits until it is not, as a thread waits in a call
+    /// to a disk that hangs. None = calls wait by themselves.
+    fn stalled(&self) -> Option<watch::Receiver<bool>> {
+        None
+    }
+}
+
+/// The room on a file system, as a process without privileges sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// What can still be written, in bytes.
+    pub free_bytes: u64,
+    /// Its size, in bytes.
+    pub total_bytes: u64,
+}
+
+/// Refuses work for which the disk has no room, before it begins: a write that fails half way costs more. `context` says
+/// what was to be done, with the path.
+///
+/// # Errors
+/// [`StoreError::NoRoom`] when fewer than `bytes` bytes are free where `path` lies. A file system that does not say how much
+/// is free is taken for one that has room.
+pub fn require_space(fs: &dyn Fs, path: &Path, bytes: u64, context: impl FnOnce() -> String) -> Result<(), StoreError> {
+    match fs.space(path) {
+        Ok(Space { free_bytes, .. }) if free_bytes < bytes => {
+            Err(StoreError::NoRoom { context: context(), free_bytes, needed_bytes: bytes })
+        }
+        Ok(_) => Ok(()),
+        Err(error) => {
+            tracing::debug!(path = %path.display(), %error, "the free space is not known");
+            Ok(())
+        }
+    }
+}
+
+/// Whether `error` is about room on the disk or a quota: it goes away when something else is deleted.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Largest piece that [`copy_file`] holds in memory, in bytes.
@@ -114,6 +156,8 @@ pub trait File: Send + Sync + fmt::Debug {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
     /// Sets the length; a longer file reads as zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Takes room on the disk for the first `len` bytes, which read as zeros where nothing was written.
+    fn allocate(&self, len: u64) -> io::Result<()>;
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Makes written bytes (and the length needed to read them) durable.

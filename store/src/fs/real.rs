@@ -6,7 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{File, FileLock, Fs, LockOutcome};
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+
+use super::{File, FileLock, Fs, LockOutcome, Space};
 
 /// Changes with every boot, where the kernel is Linux.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -62,6 +64,12 @@ impl Fs for RealFs {
         Ok(fs::read_to_string(BOOT_ID)?.trim().to_string())
     }
 
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        let found = statvfs(path)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Space { free_bytes: bytes(found.f_bavail), total_bytes: bytes(found.f_blocks) })
+    }
+
     fn lock(&self, path: &Path, holder: Option<&str>) -> io::Result<LockOutcome> {
         let noted = holder.is_some();
         let file = fs::OpenOptions::new().read(true).write(noted).create(noted).truncate(false).open(path)?;
@@ -94,6 +102,10 @@ impl File for fs::File {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         fs::File::set_len(self, len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        Ok(fallocate(self, FallocateFlags::empty(), 0, len)?)
     }
 
     fn len(&self) -> io::Result<u64> {

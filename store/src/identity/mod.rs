@@ -6,8 +6,11 @@
 //! | `identity` | [`Identity`], and a change of lives that is under way |
 //! | `run` | boot id of the machine at the last open, and whether the stop was clean |
 //! | `peers` | the member list that was last known, for a start without state |
+//! | `starts` | [`SeenStart`] of each other member: an older data directory of a member is recognized |
 //! | `promise` | what a node without a cluster promised others that want to found one |
 //! | `aside-N-REASON/` | what an earlier life left |
+//! | `reserve` | room that is kept for what must go on when the disk is full |
+//! | `probe` | the file of a test write, for a moment |
 //! | `making` | there while a restore or a recovery fills the directory |
 //!
 //! Each file is written whole under a temporary name, synced, renamed, and its directory synced.
@@ -41,7 +44,12 @@ const IDENTITY: SmallFile = SmallFile { name: "identity", magic: *b"hexkv-id" };
 const RUN: SmallFile = SmallFile { name: "run", magic: *b"hexkvrun" };
 const PROMISE: SmallFile = SmallFile { name: "promise", magic: *b"hexkvprm" };
 const PEERS: SmallFile = SmallFile { name: "peers", magic: *b"hexkvmem" };
-/// Directories of earlier lives begin so.
+const STARTS: SmallFile = SmallFile { name: "starts", magic: *b"hexkvsta" };
+/// Room that is kept for what must go on when the disk is full: a file without content.
+pub const RESERVE_NAME: &str = "reserve";
+/// The file of a test write.
+pub const PROBE_NAME: &str = "probe";
+/// Begins the names of directories that hold what an earlier life left.
 const ASIDE_PREFIX: &str = "aside-";
 /// File systems keep this in their root, and it is theirs: nobody else may count it, move it or remove it.
 const LOST_AND_FOUND: &str = "lost+found";
@@ -70,6 +78,17 @@ pub struct JoinIntent {
     pub cluster_id: u64,
     /// `host:port` of the member that was asked.
     pub target: String,
+}
+
+/// The last start of another node that this node saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenStart {
+    /// The other node.
+    pub node_id: NodeId,
+    /// The random number of its process.
+    pub process: u64,
+    /// Its [`Identity::incarnation`] at that start.
+    pub incarnation: u64,
 }
 
 /// The identity file: the identity, and a change of lives that a crash must not leave half done.
@@ -233,6 +252,16 @@ impl DataDir {
         PEERS.write(&self.fs, &self.path, &peers)
     }
 
+    /// The starts of other nodes that were stored last; empty where there is no file.
+    pub fn load_starts(&self) -> Result<Vec<SeenStart>, StoreError> {
+        Ok(STARTS.read(&self.fs, &self.path)?.unwrap_or_default())
+    }
+
+    /// Stores the starts of other nodes: on disk when this returns.
+    pub fn store_starts(&self, starts: &[SeenStart]) -> Result<(), StoreError> {
+        STARTS.write(&self.fs, &self.path, &starts)
+    }
+
     /// What was promised in this life; nothing where there is no file.
     pub fn load_promise(&self) -> Result<Promise, StoreError> {
         Ok(PROMISE.read(&self.fs, &self.path)?.unwrap_or_default())
@@ -252,7 +281,8 @@ impl DataDir {
         for name in self.names()? {
             // Those of the next life, when a crash came after they were stored.
             let next_peers = name == PEERS.name && self.fs.exists(&aside.join(PEERS.name));
-            let stays = [LOCK, IDENTITY.name, RUN.name].contains(&name.as_str()) || name.starts_with(ASIDE_PREFIX);
+            let stays = [LOCK, IDENTITY.name, RUN.name, STARTS.name, RESERVE_NAME, PROBE_NAME].contains(&name.as_str())
+                || name.starts_with(ASIDE_PREFIX);
             let stays = stays || next_peers;
             if !stays {
                 self.fs.rename(&self.path.join(&name), &aside.join(&name)).map_err(at)?;

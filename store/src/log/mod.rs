@@ -21,6 +21,7 @@
 //!   and all operations before it are durable.
 //! - After a crash the log is what some prefix of the operations made of it, and all operations reported as durable are in
 //!   that prefix.
+//! - A disk without room for the next segment delays what comes next ([`LogStore::starved`]); it goes on when there is room.
 //! - A failed write or sync is fatal: every later call fails with the same error, nothing is tried again, and
 //!   [`LogStore::fatal`] tells the node to stop.
 //! - Damage is an error at open, with one exception that no checksum can tell from a torn write: damage within the very
@@ -37,12 +38,17 @@ mod storage;
 mod timings;
 mod writer;
 
-use std::{io, path::Path, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
 
 use openraft::{LogIdOptionExt, storage::RaftLogStorage as _};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::timings::LogTimings;
 use self::{
     provision::{Provision, SegmentDir},
     records::entry_bytes,
@@ -50,10 +56,12 @@ use self::{
     shared::Shared,
     writer::{Operation, SEAL_BYTES, Writer, closed_error},
 };
+pub use self::{shared::Cut, timings::LogTimings};
 use crate::{
     NodeId, StoreError,
     driver::Driver,
     fs::SharedFs,
+    opening::Opening,
     raft_types::{Entry, LogId, Vote},
 };
 
@@ -126,10 +134,18 @@ impl LogStore {
     /// # Panics
     /// When `options.segment_bytes` is out of range; outside a tokio runtime with [`Driver::Task`].
     pub fn open(fs: SharedFs, dir: &Path, options: LogOptions) -> Result<Self, StoreError> {
+        Self::open_watched(fs, dir, options, &Opening::default())
+    }
+
+    /// As [`LogStore::open`], which may take long; `progress` shows how far it is.
+    ///
+    /// # Errors
+    /// Those of [`LogStore::open`].
+    pub fn open_watched(fs: SharedFs, dir: &Path, options: LogOptions, progress: &Opening) -> Result<Self, StoreError> {
         let LogOptions { segment_bytes, cache_bytes, driver } = options;
         assert!((SEGMENT_BYTES_MIN..=CAPACITY_BYTES_MAX).contains(&segment_bytes), "segments of {segment_bytes} bytes");
-        let dir = SegmentDir { fs, dir: dir.to_owned(), segment_bytes };
-        let recovered = recovery::recover(&dir)?;
+        let dir = SegmentDir { fs: fs.clone(), dir: dir.to_owned(), segment_bytes };
+        let recovered = recovery::recover(&dir, progress)?;
         let shared = Arc::new(Shared::new(recovered.head.clone(), recovered.index, cache_bytes));
         let start = |e| StoreError::io("start the log's writer", e);
         let provision = Provision::new(dir, shared.clone(), recovered.spare, driver).map_err(start)?;
@@ -141,7 +157,7 @@ impl LogStore {
                 builder.spawn(move || writer.run_thread(operations)).map_err(start)?;
             }
             Driver::Task | Driver::SlowTask(_) => {
-                tokio::spawn(writer.run_task(operations, driver));
+                tokio::spawn(writer.run_task(operations, driver, fs));
             }
         }
         Ok(Self { shared, queue, options })
@@ -150,6 +166,11 @@ impl LogStore {
     /// Becomes the message of the error that made the log fail; the node must stop then.
     pub fn fatal(&self) -> watch::Receiver<Option<String>> {
         self.shared.fatal.subscribe()
+    }
+
+    /// Whether the disk has no room for the next segment: once the one being written is full, appends wait until it has.
+    pub fn starved(&self) -> bool {
+        self.shared.starved.load(Ordering::Acquire)
     }
 
     /// All entries with a lower index than this are durable on this node. It falls when entries are truncated.
@@ -161,6 +182,48 @@ impl LogStore {
     /// Also once the log has failed: what it held then, of which entries below [`LogStore::durable`] are on disk.
     pub fn recent(&self) -> (u64, Vec<LogId>) {
         self.shared.view.lock().cached()
+    }
+
+    /// Notes what the state has applied: those entries are committed. To be called before Raft uses the log.
+    pub fn note_applied(&self, applied: Option<LogId>) {
+        self.shared.view.lock().applied = applied;
+    }
+
+    /// Becomes Some when entries are cut that were known to be committed: see [`Cut`].
+    pub fn cut(&self) -> watch::Receiver<Option<Cut>> {
+        self.shared.cut.subscribe()
+    }
+
+    /// Whether a leader that has entries of these ids agrees with what is committed here. If not, that is noted: see [`Cut`].
+    ///
+    /// Terms never fall along a log: an entry of a later term than the last committed one cannot be in its place or before it.
+    pub fn agrees_with(&self, mut ids: impl Iterator<Item = LogId>) -> bool {
+        let committed = {
+            let view = self.shared.view.lock();
+            view.head.committed.max(view.applied)
+        };
+        let Some(committed) = committed else { return true };
+        let contradicts = |id: &LogId| id.index <= committed.index && *id > committed;
+        let contradicting = ids.find(contradicts);
+        if let Some(id) = contradicting {
+            self.note_cut(Cut { from: id.index, committed: committed.index });
+        }
+        contradicting.is_none()
+    }
+
+    /// Notes that the leader does not have entries which were committed here.
+    pub fn note_cut(&self, cut: Cut) {
+        self.shared.cut.send_if_modified(|noted| {
+            let news = noted.is_none();
+            noted.get_or_insert(cut);
+            news
+        });
+        tracing::debug!(%cut, "committed entries are not in the leader's log");
+    }
+
+    /// Why the state is not the cluster's, where committed entries were cut.
+    pub fn cut_below_committed(&self) -> Option<String> {
+        self.shared.cut.borrow().map(|cut| cut.to_string())
     }
 
     /// The vote that is on disk.
@@ -219,6 +282,7 @@ impl LogStore {
     /// # Errors
     /// The error that made the log fail; that it is closed already.
     pub async fn close(&self) -> io::Result<()> {
+        self.shared.closing.store(true, Ordering::Release);
         let (done, closed) = oneshot::channel();
         self.submit(Operation::Close(done))?;
         self.wait(closed).await

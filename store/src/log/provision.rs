@@ -3,8 +3,13 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use super::{
@@ -14,7 +19,7 @@ use super::{
 use crate::{
     StoreError,
     driver::Driver,
-    fs::SharedFs,
+    fs::{SharedFs, require_space},
     mutants::{self, Mutant},
 };
 
@@ -29,8 +34,14 @@ pub(super) struct SegmentDir {
     pub segment_bytes: u64,
 }
 
+/// How often a segment is tried again for which the disk has no room.
+const SPACE_RETRY: Duration = Duration::from_millis(200);
+
 /// Prepares segments before they are needed and removes those that no longer are: in a thread of its own, or when
 /// asked to [`Provision::work`].
+///
+/// The thread goes on trying while the disk has no room for a segment, and the writer waits for it: nothing was written that
+/// could be lost, so a full disk delays what comes next and does not end the log. [`Shared::starved`] is true meanwhile.
 ///
 /// Invariant: at most one segment is ordered and not taken; segments are removed oldest first, one at a
 /// time with a sync of the directory after each, so that those left over after a crash have consecutive ids.
@@ -66,6 +77,10 @@ impl SegmentDir {
     }
 
     pub fn create(&self, id: u64) -> Result<Segment, StoreError> {
+        // Before anything is written: what has to go on needs the rest of a disk that is almost full.
+        require_space(&*self.fs, &self.dir, self.segment_bytes, || {
+            format!("create segment {} of {} bytes", self.path(id).display(), self.segment_bytes)
+        })?;
         Segment::create(&*self.fs, &self.path(id), id, self.segment_bytes, &[], Mode::Durable)
     }
 
@@ -133,17 +148,40 @@ impl Provision {
         }
     }
 
-    /// The segment `id`; waits for it if it is ordered. When preparing it failed, for want of space perhaps, it is tried once
-    /// more, now that it is needed: nothing was written there that could be lost.
+    /// The segment `id`; waits for it if it is ordered, also until the disk has room for it. When preparing it failed
+    /// otherwise, it is tried once more, now that it is needed: nothing was written there that could be lost.
     pub fn take(&mut self, id: u64) -> Result<Segment, StoreError> {
         let ordered = std::mem::take(&mut self.ordered);
-        let prepared = match (self.spare.take(), &self.hands) {
-            (None, Hands::Thread { prepared, .. }) if ordered => prepared.recv().ok().and_then(Result::ok),
-            (spare, _) => spare,
-        };
+        let mut prepared = self.spare.take();
+        if prepared.is_none() && ordered {
+            prepared = self.prepared();
+        }
+        if prepared.is_none() {
+            prepared = match self.dir.create(id) {
+                // A batch may fill more than one segment: this one was not ordered.
+                Err(error) if error.is_full() && self.waits() => {
+                    self.order(Order::Prepare(id));
+                    self.prepared()
+                }
+                created => Some(created?),
+            };
+        }
         let segment = prepared.map_or_else(|| self.dir.create(id), Ok)?;
         assert_eq!(segment.reader().id(), id, "segments are ordered and taken in order");
         Ok(segment)
+    }
+
+    /// Whether a disk without room is waited for.
+    fn waits(&self) -> bool {
+        matches!(self.hands, Hands::Thread { .. }) && !self.shared.closing()
+    }
+
+    /// The segment that was ordered; None when it could not be made.
+    fn prepared(&self) -> Option<Segment> {
+        match &self.hands {
+            Hands::Inline(_) => None,
+            Hands::Thread { prepared, .. } => prepared.recv().ok().and_then(Result::ok),
+        }
     }
 
     /// Carries out what is still ordered and ends the thread.
@@ -165,14 +203,35 @@ fn work_in_thread(
     inbox: &mpsc::Receiver<Order>,
     outbox: &mpsc::Sender<Result<Segment, StoreError>>,
 ) {
-    while let Ok(order) = inbox.recv() {
+    let mut wanted = None;
+    loop {
+        let order = match wanted {
+            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(_) => inbox.recv_timeout(SPACE_RETRY),
+        };
         match order {
-            Order::Prepare(id) => {
-                if outbox.send(dir.create(id).map_err(warn_not_prepared)).is_err() {
-                    return;
+            Ok(Order::Prepare(id)) => wanted = Some(id),
+            // This is what makes room for the segment that is wanted.
+            Ok(Order::Remove(segment)) => remove_or_fail(dir, shared, &segment),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let Some(id) = wanted else { continue };
+        let prepared = match dir.create(id) {
+            Err(error) if error.is_full() && !shared.closing() => {
+                if !shared.starved.swap(true, Ordering::AcqRel) {
+                    tracing::warn!(%error, "the disk has no room for the next segment of the log; it is tried until it has");
                 }
+                continue;
             }
-            Order::Remove(segment) => remove_or_fail(dir, shared, &segment),
+            prepared => prepared,
+        };
+        wanted = None;
+        if shared.starved.swap(false, Ordering::AcqRel) && prepared.is_ok() {
+            tracing::info!("the disk has room for the next segment of the log again");
+        }
+        if outbox.send(prepared.map_err(warn_not_prepared)).is_err() {
+            return;
         }
     }
 }

@@ -17,7 +17,7 @@ use super::{
     records::{Head, Record, kind},
     segment::{Segment, TEMPORARY_EXTENSION, record_bytes},
 };
-use crate::{StoreError, codec};
+use crate::{StoreError, codec, opening::Opening};
 
 /// An opened log, ready to be written.
 #[derive(Debug)]
@@ -46,17 +46,23 @@ struct Found {
 }
 
 /// Opens the log in `dir`, and creates it where there is none.
-pub(super) fn recover(dir: &SegmentDir) -> Result<Recovered, StoreError> {
+pub(super) fn recover(dir: &SegmentDir, progress: &Opening) -> Result<Recovered, StoreError> {
     let mut replay = Replay::default();
     let mut written: Option<Found> = None;
     let mut empty: Option<Found> = None;
     let ids = segment_ids(dir)?;
+    progress.begin("reading the log", "files", Some(ids.len() as u64));
     for id in &ids {
         if let Some(empty) = &empty {
             return Err(corrupt(&empty.segment, "the segment is empty, and yet it has a successor"));
         }
         let found = open(dir, *id, written.as_ref(), &mut replay)?;
-        if found.records > 0 { written = Some(found) } else { empty = Some(found) }
+        if found.records > 0 {
+            written = Some(found)
+        } else {
+            empty = Some(found)
+        }
+        progress.advance(1);
     }
     replay.check_complete(dir, &ids)?;
     let (mut active, spare) = match (written, empty) {

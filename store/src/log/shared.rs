@@ -1,6 +1,14 @@
 //! What callers of the log and its writer share: the log as callers see it, and how far it is durable.
 
-use std::{collections::VecDeque, io, ops::Range, sync::OnceLock};
+use std::{
+    collections::VecDeque,
+    fmt, io,
+    ops::Range,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use openraft::{LogIdOptionExt, entry::RaftEntry};
 use parking_lot::Mutex;
@@ -30,11 +38,37 @@ pub(super) struct Shared {
     /// Room in the queue, in bytes.
     pub room: Semaphore,
     pub fatal: watch::Sender<Option<String>>,
+    /// The disk has no room for the next segment.
+    pub starved: AtomicBool,
+    /// The log is about to be closed: nothing waits for room any more.
+    pub closing: AtomicBool,
     failure: OnceLock<(io::ErrorKind, String)>,
     pub timings: LogTimings,
     /// When the writer began with the batch that it is at.
     pub writing_since: Mutex<Option<Instant>>,
+    /// Set when entries were cut that were known to be committed.
+    pub cut: watch::Sender<Option<Cut>>,
     cache_bytes_max: usize,
+}
+
+/// Entries that were cut from the end of the log although they were known to be committed: the nodes that committed them lost them,
+/// and what this node has applied differs from what the cluster goes on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Index of the first entry that is gone.
+    pub from: u64,
+    /// Index of the last entry that was known to be committed.
+    pub committed: u64,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, committed } = self;
+        write!(
+            f,
+            "the leader's log differs from log index {from} on, and entries up to {committed} were committed here: a node that acknowledged them lost them"
+        )
+    }
 }
 
 /// The log as callers see it, which is ahead of the disk by what waits for the writer.
@@ -50,6 +84,8 @@ pub(super) struct View {
     pub head: Head,
     pub index: Index,
     pub counters: Counters,
+    /// What the state has applied when the log was opened.
+    pub applied: Option<LogId>,
     cache: VecDeque<Entry>,
     cache_first: u64,
     cache_bytes: usize,
@@ -79,6 +115,7 @@ impl Shared {
             head,
             index,
             counters: Counters::default(),
+            applied: None,
             cache: VecDeque::new(),
             cache_first: next,
             cache_bytes: 0,
@@ -89,9 +126,12 @@ impl Shared {
             durable: watch::Sender::new(next),
             room: Semaphore::new(QUEUE_BYTES_MAX),
             fatal: watch::Sender::new(None),
+            starved: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             failure: OnceLock::new(),
             timings: LogTimings::default(),
             writing_since: Mutex::new(None),
+            cut: watch::Sender::new(None),
             cache_bytes_max,
         }
     }
@@ -110,6 +150,11 @@ impl Shared {
     /// The error that made the log fail.
     pub fn failure(&self) -> Option<io::Error> {
         self.failure.get().map(|(kind, message)| io::Error::new(*kind, message.clone()))
+    }
+
+    /// Whether the log is about to be closed.
+    pub fn closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
     }
 
     pub fn check(&self) -> io::Result<()> {
@@ -149,6 +194,15 @@ impl View {
         self.head.last = Some(last.log_id);
         self.cache.extend(entries.iter().cloned());
         self.cache_bytes += bytes;
+    }
+
+    /// Which committed entries go when those after `after` are cut.
+    pub fn committed_after(&self, after: Option<LogId>) -> Option<Cut> {
+        let from = after.next_index();
+        let committed = self.head.committed.next_index().max(self.applied.next_index());
+        // What the log does not hold is not cut.
+        let committed = committed.min(self.head.last.next_index());
+        (from < committed).then(|| Cut { from, committed: committed - 1 })
     }
 
     /// The writer must be told next, and [`View::truncated`] when it is done.
@@ -233,6 +287,22 @@ mod tests {
         let entries: Vec<_> = indices.map(|i| Entry::new(log_id(term, i), EntryPayload::Blank)).collect();
         let bytes = entries.iter().map(entry_bytes).sum();
         shared.view.lock().append(&entries, bytes);
+    }
+
+    #[test]
+    fn a_cut_of_committed_entries_is_told_from_one_above_them() {
+        let shared = Shared::new(Head::default(), Index::default(), 0);
+        append(&shared, 1, 0..10);
+        let mut view = shared.view.lock();
+        view.head.committed = Some(log_id(1, 4));
+        assert_eq!(view.committed_after(Some(log_id(1, 4))), None, "5 is the first to go, and was not committed");
+        assert_eq!(view.committed_after(Some(log_id(1, 3))), Some(Cut { from: 4, committed: 4 }));
+        assert_eq!(view.committed_after(None), Some(Cut { from: 0, committed: 4 }));
+        // The state may know more than the log of how far entries were committed.
+        view.applied = Some(log_id(1, 7));
+        assert_eq!(view.committed_after(Some(log_id(1, 4))), Some(Cut { from: 5, committed: 7 }));
+        view.applied = Some(log_id(1, 20));
+        assert_eq!(view.committed_after(Some(log_id(1, 9))), None, "nothing is cut");
     }
 
     #[test]

@@ -86,6 +86,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let (done, truncated) = oneshot::channel();
         {
             let mut view = self.shared.view.lock();
+            if let Some(cut) = view.committed_after(last) {
+                // Before they go: what was applied of them must not be served any more.
+                self.note_cut(cut);
+            }
             self.submit(Operation::Truncate(last, done))?;
             view.truncate(last, &self.shared.durable);
         }

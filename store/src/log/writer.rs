@@ -16,6 +16,7 @@ use super::{
 use crate::{
     StoreError, TypeConfig, codec,
     driver::Driver,
+    fs::SharedFs,
     mutants::{self, Mutant},
     raft_types::{Entry, LogId, Vote},
 };
@@ -94,12 +95,17 @@ impl Writer {
     }
 
     /// Runs in a task, doing the same blocking calls, until the log is closed or all its handles are dropped.
-    pub async fn run_task(mut self, mut queue: mpsc::UnboundedReceiver<Operation>, driver: Driver) {
+    pub async fn run_task(mut self, mut queue: mpsc::UnboundedReceiver<Operation>, driver: Driver, fs: SharedFs) {
         let mut operations = Vec::new();
         let mut closed = None;
+        let mut stalled = fs.stalled();
         while closed.is_none() && queue.recv_many(&mut operations, BATCH_OPERATIONS_MAX).await > 0 {
             self.begin();
             driver.delay().await;
+            // As long as the disk hangs; a disk that is gone answers by the calls that follow.
+            if let Some(stalled) = &mut stalled {
+                stalled.wait_for(|stalled| !stalled).await.ok();
+            }
             closed = self.run_batch(&mut operations);
             self.shared.writing_since.lock().take();
         }

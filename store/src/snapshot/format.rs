@@ -27,8 +27,10 @@ use crate::{
     record::KeyRecord,
 };
 
-/// Version of the snapshot format that this binary writes and reads.
-pub const SNAPSHOT_FORMAT_VERSION: u32 = 3;
+/// Version of the snapshot format that this binary writes.
+pub const SNAPSHOT_FORMAT_VERSION: u32 = 4;
+/// The oldest one that it reads: in version 3 all leases were explicit, and their items are the same.
+pub const SNAPSHOT_FORMAT_VERSION_OLDEST: u32 = 3;
 /// Largest payload of one chunk, in bytes.
 pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
 
@@ -151,8 +153,8 @@ pub(super) fn check_header(header: &[u8]) -> Result<(), HeaderFault> {
     }
     let mut fields = &head[MAGIC.len()..];
     match (fields.get_u32_le(), fields.get_u32_le()) {
-        (SNAPSHOT_FORMAT_VERSION, KIND_FULL) => Ok(()),
-        (SNAPSHOT_FORMAT_VERSION, kind) => damaged(&format!("unknown kind {kind}")),
+        (SNAPSHOT_FORMAT_VERSION_OLDEST..=SNAPSHOT_FORMAT_VERSION, KIND_FULL) => Ok(()),
+        (SNAPSHOT_FORMAT_VERSION_OLDEST..=SNAPSHOT_FORMAT_VERSION, kind) => damaged(&format!("unknown kind {kind}")),
         (version, _) => Err(HeaderFault::Version(version)),
     }
 }

@@ -168,6 +168,11 @@ impl SnapshotReader {
         Ok(())
     }
 
+    /// How many keys its scan found.
+    pub fn keys(&self) -> u64 {
+        self.counts.keys
+    }
+
     fn content_id(&self) -> String {
         format::snapshot_id(self.footer.meta.last_log_id.as_ref(), self.trailer.content_hash)
     }

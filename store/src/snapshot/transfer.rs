@@ -8,10 +8,10 @@ use std::{
 
 use bytes::Bytes;
 
-use super::SnapshotReader;
+use super::{SnapshotReader, writer::KEPT_FREE_BYTES};
 use crate::{
     StoreError,
-    fs::{File, SharedFs},
+    fs::{File, SharedFs, require_space},
 };
 
 /// A complete snapshot file, open for reading. Stays readable after a newer snapshot replaced its name.
@@ -126,6 +126,8 @@ impl SnapshotReceiver {
             );
             return Err(context(io::Error::new(io::ErrorKind::InvalidInput, reason)));
         }
+        let needed = chunk.len() as u64 + KEPT_FREE_BYTES;
+        require_space(&*self.fs, &self.path, needed, || format!("write snapshot {}", self.path.display()))?;
         self.file.write_all_at(chunk, offset).map_err(context)?;
         self.offset += chunk.len() as u64;
         Ok(())

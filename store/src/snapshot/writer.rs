@@ -16,7 +16,7 @@ use crate::{
     StoreError,
     change_log::ChangeRecord,
     codec, entropy,
-    fs::{File, SharedFs},
+    fs::{File, SharedFs, require_space},
     mutants::{self, Mutant},
 };
 
@@ -24,6 +24,9 @@ use crate::{
 pub(super) const BUILDING_EXTENSION: &str = "building";
 /// Written bytes are synced this often, so that the last sync has little left to write and delays the log little.
 const SYNC_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Free space that a snapshot leaves to the log and the state, in bytes.
+pub(super) const KEPT_FREE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Builds one snapshot file under a temporary name. Dropped before [`SnapshotWriter::finish`], it removes the file.
 ///
@@ -204,6 +207,9 @@ impl SnapshotWriter {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let needed = bytes.len() as u64 + KEPT_FREE_BYTES;
+        let room = require_space(&*self.fs, &self.dir, needed, || format!("write snapshot in {}", self.dir.display()));
+        room.map_err(|e| e.taken_already(self.offset))?;
         let at = |e| StoreError::io(format!("write snapshot in {}", self.dir.display()), e);
         self.file.write_all_at(bytes, self.offset).map_err(at)?;
         self.hasher.update(bytes);

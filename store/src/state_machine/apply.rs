@@ -6,11 +6,12 @@ use openraft::EntryPayload;
 
 use super::{
     Shared,
-    dedupe::DedupeChange,
+    dedupe::{DedupeChange, DedupeTable},
     evaluate::{Effects, Moment, evaluate},
     hash::StateHash,
     keys,
     leases::{LeaseChange, row_changes},
+    stepped_view::SteppedView,
 };
 use crate::{
     Proposal, StoreError,
@@ -26,27 +27,29 @@ impl Shared {
     /// for what the engine has to read.
     pub(super) fn apply_entry(&self, entry: Entry) -> Result<Outcome, StoreError> {
         let log_id = entry.log_id;
-        // Only apply changes what is read here, so nothing moves between this lock and the next.
-        let (effects, dedupe, mut meta) = {
+        // Only apply changes what is read here, so nothing moves between this lock and the last.
+        let (mut meta, (view, kept)) = {
             let live = self.live.read();
-            let mut meta = live.meta.clone();
-            assert!(meta.applied < Some(log_id), "entry {log_id} is applied after {:?}", meta.applied);
-            let (effects, dedupe) = match entry.payload {
-                EntryPayload::Blank => (Effects::none(Outcome::None), DedupeChange::default()),
-                EntryPayload::Membership(membership) => {
-                    meta.membership = Arc::new(StoredMembership::new(Some(log_id), membership));
-                    (Effects::none(Outcome::None), DedupeChange::default())
-                }
-                EntryPayload::Normal(proposal) => {
-                    meta.time_ms = meta.time_ms.max(proposal.time_ms);
-                    meta.clock.advance(log_id.leader_id.term, proposal.uptime_ms);
-                    let clock_ms = meta.clock.now_ms();
-                    let moment = Moment { time_ms: meta.time_ms, term: log_id.leader_id.term };
-                    evaluate_once(&live, &proposal, log_id.index, moment, clock_ms)?
-                }
-            };
-            (effects, dedupe, meta)
+            (live.meta.clone(), SteppedView::new(self, &live))
         };
+        let time_ms_before = meta.time_ms;
+        assert!(meta.applied < Some(log_id), "entry {log_id} is applied after {:?}", meta.applied);
+        let (effects, dedupe) = match entry.payload {
+            EntryPayload::Blank => (Effects::none(Outcome::None), DedupeChange::default()),
+            EntryPayload::Membership(membership) => {
+                meta.membership = Arc::new(StoredMembership::new(Some(log_id), membership));
+                (Effects::none(Outcome::None), DedupeChange::default())
+            }
+            EntryPayload::Normal(proposal) => {
+                meta.time_ms = meta.time_ms.max(proposal.time_ms);
+                meta.clock.advance(log_id.leader_id.term, proposal.uptime_ms);
+                let clock_ms = meta.clock.now_ms();
+                let moment = Moment { time_ms: meta.time_ms, term: log_id.leader_id.term };
+                evaluate_once(&view, &kept, &proposal, log_id.index, moment, clock_ms)?
+            }
+        };
+        // What they share of the state is changed in place below.
+        drop((view, kept));
         let record = effects.changes.map(|changes| {
             meta.revision += 1;
             ChangeRecord { revision: meta.revision, time_ms: meta.time_ms, changes }
@@ -62,7 +65,7 @@ impl Shared {
             meta.compacted_revision = revision;
         }
         tracing::debug!(target: "hexkv::apply", log_index = log_id.index, revision = meta.revision, "applied");
-        meta.advance(log_id);
+        meta.advance(log_id, time_ms_before);
         let writer_has_work = {
             let mut live = self.live.write();
             let was_idle = live.overlay.entries() == 0;
@@ -109,27 +112,32 @@ impl Shared {
 
 /// As [`evaluate_proposal`]; a change with an idempotency key is evaluated unless its outcome is known.
 fn evaluate_once(
-    live: &super::Live,
+    view: &SteppedView<'_>,
+    kept: &DedupeTable,
     proposal: &Proposal,
     index: u64,
     moment: Moment,
     clock_ms: u64,
 ) -> Result<(Effects, DedupeChange), StoreError> {
     match &proposal.idempotency {
-        None => Ok((evaluate_proposal(live, proposal, moment)?, DedupeChange::default())),
-        Some(asked) => live.dedupe.decide(asked, index, clock_ms, || evaluate_proposal(live, proposal, moment)),
+        None => Ok((evaluate_proposal(view, proposal, moment)?, DedupeChange::default())),
+        Some(asked) => kept.decide(asked, index, clock_ms, || evaluate_proposal(view, proposal, moment)),
     }
 }
 
-fn evaluate_proposal(live: &super::Live, proposal: &Proposal, moment: Moment) -> Result<Effects, StoreError> {
+fn evaluate_proposal(view: &SteppedView<'_>, proposal: &Proposal, moment: Moment) -> Result<Effects, StoreError> {
     match proposal.command() {
-        Ok(command) => evaluate(live, &command, moment),
+        Ok(command) => evaluate(view, &command, moment),
         Err(error) => Ok(Effects::none(Outcome::Refused(Refusal::Undecodable(error.to_string())))),
     }
 }
 
 fn hash_after_dedupe(sum: u128, change: &DedupeChange) -> u128 {
     let mut hash = StateHash::new(sum);
+    for (long, short) in &change.shortened {
+        hash.remove_row(&keys::dedupe(long.index), &codec::encode(&**long));
+        hash.add_row(&keys::dedupe(short.index), &codec::encode(&**short));
+    }
     for entry in &change.removed {
         hash.remove_row(&keys::dedupe(entry.index), &codec::encode(&**entry));
     }

@@ -1,7 +1,13 @@
 //! Builds a snapshot while the state moves: nobody waits for it. What it holds is bounded; pages that the
 //! engine reads in on the way are not, as long as sled is slow to look at the size of its cache.
 
-use std::{io, ops::ControlFlow, path::Path, sync::Arc, time::Instant};
+use std::{
+    io,
+    ops::ControlFlow,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use openraft::storage::RaftSnapshotBuilder;
@@ -25,13 +31,24 @@ const SCAN_BYTES_MAX: usize = 1024 * 1024;
 pub struct SnapshotBuilder {
     shared: Arc<Shared>,
     /// History that the snapshot needs is not dropped while this lives.
-    _history_hold: Arc<()>,
+    history_hold: Option<Arc<()>>,
 }
 
 impl SnapshotBuilder {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let history_hold = shared.history_hold.clone();
-        Self { shared, _history_hold: history_hold }
+        let history_hold = Some(shared.history_hold.clone());
+        Self { shared, history_hold }
+    }
+
+    /// Waits until the disk has the room that `error` asks for, or the state is closed.
+    async fn wait_until_fits(&self, error: &StoreError) {
+        loop {
+            self.shared.wait_for_room(error, "no snapshot is made, and the log grows").await;
+            if self.shared.fits_now(error) || self.shared.stop.load(Ordering::Acquire) {
+                self.shared.has_room();
+                return;
+            }
+        }
     }
 
     /// Builds a snapshot that covers at least what is applied now. When another snapshot is installed meanwhile, that
@@ -108,6 +125,8 @@ fn read_some(generation: &Generation, span: &Span) -> Result<Vec<KeyRecord>, Sto
 /// Appends the leases and the kept history, and completes the file. None when the generation was replaced.
 pub(super) fn finish(shared: &Shared, scanned: Scanned) -> Result<Option<SnapshotFile>, StoreError> {
     let Scanned { generation, start_revision, mut writer } = scanned;
+    // Nearly all of it here, so that the writer behind apply does not wait for the disk below.
+    generation.engine.flush()?;
     let (mut meta, leases, outcomes) = {
         let persisted = shared.persisted.lock();
         if shared.live.read().generation.number != generation.number {
@@ -162,7 +181,18 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> Result<super::raft::Snapshot, io::Error> {
         let began = Instant::now();
-        let (file, footer) = self.shared.noted(self.build().await)?;
+        let built = loop {
+            match self.build().await {
+                Err(error @ StoreError::NoRoom { .. }) if !self.shared.stop.load(Ordering::Acquire) => {
+                    // What is compacted meanwhile makes room.
+                    self.history_hold = None;
+                    self.wait_until_fits(&error).await;
+                    self.history_hold = Some(self.shared.history_hold.clone());
+                }
+                built => break built,
+            }
+        };
+        let (file, footer) = self.shared.noted(built)?;
         self.shared.snapshot_counts.built.inc();
         self.shared.snapshot_counts.build_seconds.observe(began.elapsed().as_secs_f64());
         Ok(super::raft::Snapshot { meta: footer.meta, snapshot: file })

@@ -49,7 +49,7 @@ pub(super) fn check_limits(txn: &Txn) -> Result<(), Stop> {
     }
     let mut bytes = 0;
     for (branch, operations) in [(Branch::Success, &txn.success), (Branch::Failure, &txn.failure)] {
-        let grants = operations.iter().filter(|operation| matches!(operation, TxnOp::GrantLease { .. })).count();
+        let grants = operations.iter().filter(|operation| operation.grants().is_some()).count();
         if grants.max(operations.len() - grants) > TXN_OPERATIONS_MAX {
             let reason = format!("a branch has at most {TXN_OPERATIONS_MAX} operations, and grants as many leases");
             return Err(limit(At(branch, TXN_OPERATIONS_MAX), reason));
@@ -60,10 +60,12 @@ pub(super) fn check_limits(txn: &Txn) -> Result<(), Stop> {
                 TxnOp::Put { key, value, .. } => (Some(key), value.len()),
                 TxnOp::Get { key, .. } | TxnOp::Delete { key, .. } => (Some(key), 0),
                 TxnOp::List(_) | TxnOp::DeleteRange(_) | TxnOp::EndLease { .. } => (None, 0),
-                TxnOp::GrantLease { id, ttl_ms } => match grant_fault(*id, *ttl_ms) {
-                    Some(reason) => return Err(limit(at, reason)),
-                    None => (None, 0),
-                },
+                TxnOp::GrantLease { id, ttl_ms } | TxnOp::GrantLeaseFor { id, ttl_ms, .. } => {
+                    match grant_fault(*id, *ttl_ms) {
+                        Some(reason) => return Err(limit(at, reason)),
+                        None => (None, 0),
+                    }
+                }
             };
             if let Some(reason) = key.and_then(key_fault) {
                 return Err(limit(at, reason));

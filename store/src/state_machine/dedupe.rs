@@ -1,7 +1,7 @@
 //! The outcomes that are kept for changes sent again, as of the last applied entry.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::{Bound, ControlFlow},
     sync::Arc,
 };
@@ -25,19 +25,25 @@ const ROW_BYTES_MAX: usize = DEDUPE_OUTCOME_BYTES_MAX + 1024;
 
 /// Kept outcomes in the order of their log indexes, which is the order of their times by the log's clock.
 ///
-/// Invariants: `by_key` names each key's newest entry; `bytes` is the sum of their sizes; times never go back.
+/// Invariants:
+/// - `by_key` names each key's newest entry; `large` holds the indexes of the entries with a large outcome;
+/// - there are at most [`DEDUPE_ENTRIES_MAX`] entries; `bytes` is the sum of their sizes, at most [`DEDUPE_BYTES_MAX`];
+/// - times never go back; entries go oldest first, so every outcome from the oldest kept one on is known.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct DedupeTable {
     entries: BTreeMap<u64, Arc<DedupeEntry>>,
     by_key: BTreeMap<Bytes, u64>,
+    large: BTreeSet<u64>,
     bytes: u64,
 }
 
 /// What one log entry does to the table.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct DedupeChange {
-    /// Entries that expired.
+    /// Entries that expired, or were evicted: the oldest ones.
     pub(super) removed: Vec<Arc<DedupeEntry>>,
+    /// Entries whose large outcome gave way to a note: what each was, and is now.
+    pub(super) shortened: Vec<(Arc<DedupeEntry>, Arc<DedupeEntry>)>,
     /// The outcome of the change itself.
     pub(super) added: Option<Arc<DedupeEntry>>,
 }
@@ -45,7 +51,7 @@ pub(super) struct DedupeChange {
 impl DedupeChange {
     /// Number of rows that it touches.
     pub(super) fn rows(&self) -> usize {
-        self.removed.len() + usize::from(self.added.is_some())
+        self.removed.len() + self.shortened.len() + usize::from(self.added.is_some())
     }
 
     /// Bytes that it adds.
@@ -68,7 +74,7 @@ impl DedupeTable {
             let reason = format!("an idempotency key has 1..={IDEMPOTENCY_KEY_BYTES_MAX} bytes");
             return Ok((Effects::refused(Refusal::InvalidArgument(reason)), DedupeChange::default()));
         }
-        let mut change = DedupeChange { removed: self.expired(clock_ms), added: None };
+        let mut change = DedupeChange { removed: self.expired(clock_ms), ..DedupeChange::default() };
         let first_kept = change.removed.last().map_or(0, |entry| entry.index + 1);
         let known = self.by_key.get(&asked.key).filter(|index| **index >= first_kept);
         if let Some(known) = known
@@ -90,14 +96,29 @@ impl DedupeTable {
         }
         let (key, fingerprint) = (asked.key.clone(), asked.fingerprint);
         let entry = DedupeEntry { index, clock_ms, key, fingerprint, outcome: outcome.into() };
-        let removed_bytes: u64 = change.removed.iter().map(|entry| entry.size_bytes()).sum();
-        let full = self.entries.len() - change.removed.len() >= DEDUPE_ENTRIES_MAX
-            || self.bytes - removed_bytes + entry.size_bytes() > DEDUPE_BYTES_MAX;
-        if full {
-            return Ok((Effects::refused(Refusal::IdempotencyFull), change));
-        }
+        self.make_room(entry.size_bytes(), &mut change);
         change.added = Some(Arc::new(entry));
         Ok((effects, change))
+    }
+
+    /// Lets `change` evict and shorten the oldest entries until one more of `entry_bytes` has room: at most one is evicted,
+    /// and no more are shortened than an outcome of the largest size needs.
+    fn make_room(&self, entry_bytes: u64, change: &mut DedupeChange) {
+        let evicted = (self.entries.len() - change.removed.len() + 1).saturating_sub(DEDUPE_ENTRIES_MAX);
+        change.removed.extend(self.entries.values().skip(change.removed.len()).take(evicted).cloned());
+        let first_kept = change.removed.last().map_or(0, |entry| entry.index + 1);
+        let removed_bytes: u64 = change.removed.iter().map(|entry| entry.size_bytes()).sum();
+        let mut bytes = self.bytes - removed_bytes + entry_bytes;
+        for index in self.large.range(first_kept..) {
+            if bytes <= DEDUPE_BYTES_MAX {
+                break;
+            }
+            let long = &self.entries[index];
+            let note = codec::encode(&Outcome::Refused(Refusal::AnswerForgotten));
+            let short = DedupeEntry { outcome: note.into(), ..(**long).clone() };
+            bytes -= long.size_bytes() - short.size_bytes();
+            change.shortened.push((long.clone(), Arc::new(short)));
+        }
     }
 
     /// The oldest entries, as far as they are past their time at `clock_ms`.
@@ -108,8 +129,14 @@ impl DedupeTable {
 
     /// Carries `change` out.
     pub(super) fn publish(&mut self, change: &DedupeChange) {
+        for (long, short) in &change.shortened {
+            self.bytes -= long.size_bytes() - short.size_bytes();
+            self.large.remove(&long.index);
+            self.entries.insert(short.index, short.clone());
+        }
         for entry in &change.removed {
             self.entries.remove(&entry.index);
+            self.large.remove(&entry.index);
             self.bytes -= entry.size_bytes();
             if self.by_key.get(&entry.key) == Some(&entry.index) {
                 self.by_key.remove(&entry.key);
@@ -129,6 +156,9 @@ impl DedupeTable {
             entry.clock_ms
         );
         self.bytes += entry.size_bytes();
+        if entry.is_large() {
+            self.large.insert(entry.index);
+        }
         self.by_key.insert(entry.key.clone(), entry.index);
         self.entries.insert(entry.index, entry);
     }
@@ -148,6 +178,12 @@ impl DedupeTable {
             table.insert(Arc::new(entry));
         }
         Ok(table)
+    }
+
+    /// Index of the oldest entry, where there are as many as there may be.
+    pub(super) fn oldest_if_full(&self) -> Option<u64> {
+        let full = self.entries.len() >= DEDUPE_ENTRIES_MAX;
+        self.entries.first_key_value().filter(|_| full).map(|(index, _)| *index)
     }
 
     /// Number of kept outcomes.
@@ -191,6 +227,7 @@ fn decode_row(key: &[u8], row: &[u8]) -> Result<DedupeEntry, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dedupe::DEDUPE_ENTRY_BYTES;
 
     fn asked(key: &str, fingerprint: u128) -> Idempotency {
         Idempotency { key: Bytes::copy_from_slice(key.as_bytes()), fingerprint }
@@ -250,22 +287,86 @@ mod tests {
         assert_eq!(table.bytes(), table.entries.values().map(|entry| entry.size_bytes()).sum::<u64>());
     }
 
+    fn name(index: u64) -> String {
+        format!("{index:06}")
+    }
+
+    fn keep(table: &mut DedupeTable, index: u64, outcome: &Outcome) {
+        let (key, outcome) = (name(index).into(), codec::encode(outcome).into());
+        let entry = DedupeEntry { index, clock_ms: 1, key, fingerprint: 1, outcome };
+        table.publish(&DedupeChange { added: Some(Arc::new(entry)), ..DedupeChange::default() });
+    }
+
+    /// An outcome of about this size.
+    fn large(bytes: usize) -> Outcome {
+        Outcome::Refused(Refusal::InvalidArgument("x".repeat(bytes)))
+    }
+
+    fn check(table: &DedupeTable) {
+        let entries = || table.entries.values();
+        assert!(table.len() <= DEDUPE_ENTRIES_MAX && table.bytes() <= DEDUPE_BYTES_MAX);
+        assert_eq!(table.bytes(), entries().map(|entry| entry.size_bytes()).sum::<u64>());
+        let large: BTreeSet<u64> = entries().filter(|entry| entry.is_large()).map(|entry| entry.index).collect();
+        assert_eq!(table.large, large);
+    }
+
     #[test]
-    fn a_full_table_refuses_and_changes_nothing() {
+    fn a_full_table_evicts_the_oldest_outcome_for_each_new_one() {
         let mut table = DedupeTable::default();
-        let value = Bytes::from(vec![0; DEDUPE_OUTCOME_BYTES_MAX]);
-        let mut index = 0;
-        while table.bytes() + DEDUPE_OUTCOME_BYTES_MAX as u64 + 300 < DEDUPE_BYTES_MAX {
+        let full = DEDUPE_ENTRIES_MAX as u64;
+        (1..=full).for_each(|index| keep(&mut table, index, &Outcome::Done));
+        let replayed = Outcome::Replayed(Box::new(Outcome::Done));
+        assert_eq!(add(&mut table, &name(1), full + 1, 2), replayed, "a retry needs no room");
+        let (_, change) = table.decide(&asked("new", 1), full + 2, 2, done).unwrap();
+        assert_eq!(change.removed.iter().map(|entry| entry.index).collect::<Vec<_>>(), [1]);
+        table.publish(&change);
+        assert_eq!(add(&mut table, &name(2), full + 3, 2), replayed, "the next one is still there");
+        assert_eq!(add(&mut table, &name(1), full + 4, 2), Outcome::Done, "it is done again");
+        assert_eq!(add(&mut table, "new", full + 5, 2), replayed);
+        assert_eq!(table.len(), DEDUPE_ENTRIES_MAX);
+        check(&table);
+    }
+
+    #[test]
+    fn large_outcomes_give_way_to_notes_and_their_keys_stay() {
+        const SIZE: usize = DEDUPE_OUTCOME_BYTES_MAX - 16;
+        let mut table = DedupeTable::default();
+        keep(&mut table, 1, &Outcome::Done);
+        let mut index = 1;
+        while table.bytes() + DEDUPE_OUTCOME_BYTES_MAX as u64 + 1_024 < DEDUPE_BYTES_MAX {
             index += 1;
-            let key = Bytes::from(format!("{index}"));
-            let entry = DedupeEntry { index, clock_ms: 1, key, fingerprint: 1, outcome: value.clone() };
-            table.publish(&DedupeChange { removed: Vec::new(), added: Some(Arc::new(entry)) });
+            keep(&mut table, index, &large(SIZE));
         }
-        table.bytes = DEDUPE_BYTES_MAX;
-        let (refused, change) = table.decide(&asked("new", 1), index + 1, 2, done).unwrap();
-        assert_eq!((refused.outcome, change.rows()), (Outcome::Refused(Refusal::IdempotencyFull), 0));
-        let (first, _) = table.decide(&asked("new", 1), index + 1, 2 + DEDUPE_RETENTION_MS, done).unwrap();
-        assert_eq!(first.outcome, Outcome::Done, "the old ones make room");
+        let again = |table: &DedupeTable, index: u64| {
+            table.decide(&asked(&name(index), 1), u64::MAX, 2, || panic!("{index} is known")).unwrap().0.outcome
+        };
+        for _ in 0..3 {
+            index += 1;
+            let answer = || Ok(Effects::none(large(SIZE)));
+            let (_, change) = table.decide(&asked(&name(index), 1), index, 1, answer).unwrap();
+            assert!(change.removed.is_empty() && change.shortened.len() <= 2, "{} rows", change.rows());
+            table.publish(&change);
+            check(&table);
+        }
+        assert_eq!(again(&table, 1), Outcome::Replayed(Box::new(Outcome::Done)), "a small one stays as it is");
+        assert_eq!(again(&table, 2), Outcome::Replayed(Box::new(Outcome::Refused(Refusal::AnswerForgotten))));
+        assert_eq!(again(&table, index), Outcome::Replayed(Box::new(large(SIZE))));
+    }
+
+    #[test]
+    fn one_large_outcome_shortens_as_many_as_it_needs() {
+        let mut table = DedupeTable::default();
+        let full = DEDUPE_ENTRIES_MAX as u64;
+        // With the key of 6 bytes and 3 bytes around it.
+        let fits = (DEDUPE_BYTES_MAX / full - DEDUPE_ENTRY_BYTES) as usize - 6 - 3;
+        (1..=full).for_each(|index| keep(&mut table, index, &large(fits)));
+        check(&table);
+        let most = || Ok(Effects::none(large(DEDUPE_OUTCOME_BYTES_MAX - 16)));
+        let (_, change) = table.decide(&asked("new", 1), full + 1, 2, most).unwrap();
+        let rows = (change.removed.len(), change.shortened.len());
+        assert!(rows.0 == 1 && (300..400).contains(&rows.1), "{rows:?}");
+        table.publish(&change);
+        check(&table);
     }
 
     #[test]

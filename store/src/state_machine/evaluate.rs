@@ -1,7 +1,11 @@
 //! What a command does: a pure function of the state and the command. No clock, no randomness, no order but that
 //! of keys, so that every node comes to the same result.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
 
 use bytes::Bytes;
 
@@ -9,30 +13,27 @@ use super::{
     checks::{check_limits, holds},
     directory::Directory,
     leases::{LeaseChange, LeaseFault, Leases, TouchedLeases},
-    merge::{Entry, EntryVisit, merge},
-    page::{LIST_PAGE_BYTES_MAX, PageBuilder, size_bytes},
+    merge::EntryVisit,
+    page::size_bytes,
+    txn_reads::{Work, read_too_much, removed_too_much},
 };
 use crate::{
     StoreError,
     change_log::{Change, Replaced},
-    command::{Command, RANGE_DELETE_KEYS_MAX, REPLACED_BYTES_MAX, Txn, TxnOp},
+    command::{Command, CompareTarget, RANGE_DELETE_KEYS_MAX, REPLACED_BYTES_MAX, Txn, TxnOp},
     engine::Span,
     entropy,
-    lease::{EXPIRE_LEASES_MAX, Lease},
+    lease::{EXPIRE_LEASES_MAX, Lease, LeaseKind},
     mutants::{self, Mutant},
     outcome::{Branch, OpResult, Outcome, Refusal, TxnOutcome},
-    record::{KeyRange, KeyRecord, ListRequest, Record},
+    record::{KeyRange, KeyRecord, Record},
 };
-
-/// Once the answers of a transaction have this size, in bytes of keys and values, one more answer with a record
-/// refuses it; a listing ends here with `more` set.
-pub const TXN_ANSWER_BYTES_MAX: u64 = LIST_PAGE_BYTES_MAX;
 
 /// The state that a command is evaluated against.
 pub(super) trait View {
     /// The current record of `key`.
     fn get(&self, key: &[u8]) -> Result<Option<Record>, StoreError>;
-    /// Visits the current records of `span`.
+    /// Visits the current records of `span`, and nothing that is hidden.
     fn scan(&self, span: &Span, visit: &mut EntryVisit<'_>) -> Result<(), StoreError>;
     /// Revision that deleted `key`, 0 where none is remembered.
     fn deleted_at(&self, key: &[u8]) -> u64;
@@ -159,25 +160,28 @@ fn lease_fault(At(branch, operation): At, fault: LeaseFault) -> Stop {
 }
 
 /// A key that the transaction touched.
-struct Touched {
-    old: Option<Record>,
-    new: Option<Record>,
+pub(super) struct Touched {
+    pub(super) old: Option<Record>,
+    pub(super) new: Option<Record>,
 }
 
 /// A transaction under way.
 ///
 /// Invariants: `touched` holds what each touched key was before the transaction, and is now; nothing of it is in
 /// the view; `replaced_bytes` is the size of all records that it took out.
-struct Transaction<'v, V> {
-    view: &'v V,
+pub(super) struct Transaction<'v, V> {
+    pub(super) view: &'v V,
     moment: Moment,
-    touched: BTreeMap<Bytes, Touched>,
+    pub(super) touched: BTreeMap<Bytes, Touched>,
     leases: TouchedLeases,
     /// Some operation wrote or removed a record, so the transaction has a revision.
     mutated: bool,
     replaced_bytes: u64,
     deleted_keys: u64,
-    answer_bytes: u64,
+    pub(super) answer_bytes: u64,
+    pub(super) work: Cell<Work>,
+    /// Keys that it put and attached to a lease.
+    attached: BTreeSet<Bytes>,
 }
 
 impl<'v, V: View> Transaction<'v, V> {
@@ -191,6 +195,8 @@ impl<'v, V: View> Transaction<'v, V> {
             replaced_bytes: 0,
             deleted_keys: 0,
             answer_bytes: 0,
+            work: Cell::default(),
+            attached: BTreeSet::new(),
         }
     }
 
@@ -198,14 +204,24 @@ impl<'v, V: View> Transaction<'v, V> {
         check_limits(txn)?;
         let mut succeeded = true;
         for compare in txn.compare.iter().filter(|_| !mutants::active(Mutant::CasNotChecked)) {
-            succeeded = succeeded && holds(compare, self.view.get(&compare.key)?.as_ref());
+            if succeeded && !self.work.get().is_too_much() {
+                let record = self.view.get(&compare.key)?;
+                self.note_read(&compare.key, record.as_ref(), matches!(compare.target, CompareTarget::Value(_)));
+                succeeded = holds(compare, record.as_ref());
+            }
+        }
+        if self.work.get().is_too_much() {
+            return Err(Stop::Refused(Refusal::InvalidArgument(format!("the comparisons: {}", read_too_much()))));
         }
         let (branch, operations) =
             if succeeded { (Branch::Success, &txn.success) } else { (Branch::Failure, &txn.failure) };
         let mut results = Vec::with_capacity(operations.len());
         for (at, operation) in operations.iter().enumerate() {
             results.push(self.operation(At(branch, at), operation)?);
+            self.check_work(At(branch, at))?;
         }
+        let settled = self.leases.settle(self.view.leases());
+        settled.map_err(|fault| lease_fault(At(branch, operations.len()), fault))?;
         let revision = self.revision();
         Ok(self.into_effects(Outcome::Txn(TxnOutcome { revision, succeeded, results })))
     }
@@ -235,7 +251,7 @@ impl<'v, V: View> Transaction<'v, V> {
     }
 
     /// Revision of the state that an operation would see now.
-    fn revision(&self) -> u64 {
+    pub(super) fn revision(&self) -> u64 {
         self.view.revision() + u64::from(self.mutated)
     }
 
@@ -259,7 +275,8 @@ impl<'v, V: View> Transaction<'v, V> {
                 Ok(OpResult::Put { create_revision, version, prev: answer })
             }
             TxnOp::Get { key, keys_only } => {
-                let mut record = self.read(key)?;
+                let mut record = self.current(key)?;
+                self.note_read(key, record.as_ref(), !keys_only);
                 if *keys_only && let Some(record) = &mut record {
                     record.value = Bytes::new();
                 }
@@ -274,14 +291,16 @@ impl<'v, V: View> Transaction<'v, V> {
                 Ok(OpResult::Delete { deleted: 1, prev: answer })
             }
             TxnOp::DeleteRange(range) => self.delete_range(at, range),
-            TxnOp::GrantLease { id, ttl_ms } => {
-                let (id, ttl_ms) = (*id, *ttl_ms);
-                let lease = Lease { ttl_ms, granted_ms: self.moment.time_ms };
-                let granted = self.leases.grant(self.view.leases(), id, lease);
-                granted.map(|()| OpResult::LeaseGranted { id, ttl_ms }).map_err(|fault| lease_fault(at, fault))
-            }
+            TxnOp::GrantLease { id, ttl_ms } => self.grant_lease(at, *id, *ttl_ms, LeaseKind::Explicit),
+            TxnOp::GrantLeaseFor { id, ttl_ms, kind } => self.grant_lease(at, *id, *ttl_ms, *kind),
             TxnOp::EndLease { id } => self.end_lease(at, *id).map(|deleted| OpResult::LeaseEnded { deleted }),
         }
+    }
+
+    fn grant_lease(&mut self, at: At, id: u64, ttl_ms: u64, kind: LeaseKind) -> Result<OpResult, Stop> {
+        let lease = Lease { ttl_ms, granted_ms: self.moment.time_ms, kind };
+        let granted = self.leases.grant(self.view.leases(), id, lease);
+        granted.map(|()| OpResult::LeaseGranted { id, ttl_ms }).map_err(|fault| lease_fault(at, fault))
     }
 
     /// Deletes all keys that are attached to lease `id` now, and ends it. Returns how many keys those were.
@@ -291,8 +310,8 @@ impl<'v, V: View> Transaction<'v, V> {
             return Err(lease_fault(at, LeaseFault::Missing(id)));
         }
         let untouched = leases.keys(id).filter(|key| !self.touched.contains_key(*key));
-        let attached = |touched: &Touched| touched.new.as_ref().is_some_and(|new| new.lease == id);
-        let touched = self.touched.iter().filter(|(_, touched)| attached(touched)).map(|(key, _)| key);
+        let attached = |key: &Bytes| self.touched[key].new.as_ref().is_some_and(|new| new.lease == id);
+        let touched = self.attached.iter().filter(|key| attached(key));
         let keys: Vec<Bytes> = untouched.chain(touched).cloned().collect();
         for key in &keys {
             let old = self.read(key)?.filter(|old| old.lease == id).ok_or_else(|| StoreError::Decode {
@@ -303,29 +322,6 @@ impl<'v, V: View> Transaction<'v, V> {
         }
         self.leases.end(self.view.leases(), id);
         Ok(keys.len() as u64)
-    }
-
-    fn list(&mut self, at: At, request: &ListRequest) -> Result<OpResult, Stop> {
-        if request.revision != 0 {
-            return Err(limit(at, "a list inside a transaction reads the newest revision"));
-        }
-        let room = self.answer_room(at)?;
-        let mut page = PageBuilder::new(request, self.revision(), room);
-        let mut failure = None;
-        self.scan(&request.span(), &mut |key, entry| match entry.record() {
-            Ok(Some(record)) => page.push(key, record),
-            Ok(None) => ControlFlow::Continue(()),
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
-        })?;
-        if let Some(error) = failure {
-            return Err(error.into());
-        }
-        let (page, bytes) = page.finish();
-        self.answer_bytes += bytes;
-        Ok(OpResult::List(page))
     }
 
     fn delete_range(&mut self, at: At, range: &KeyRange) -> Result<OpResult, Stop> {
@@ -342,12 +338,7 @@ impl<'v, V: View> Transaction<'v, V> {
                     return ControlFlow::Continue(());
                 }
                 Ok(Some(_)) => {
-                    stop = Some(limit(
-                        at,
-                        format!(
-                            "a transaction removes at most {RANGE_DELETE_KEYS_MAX} keys of {REPLACED_BYTES_MAX} bytes; delete smaller ranges"
-                        ),
-                    ));
+                    stop = Some(limit(at, removed_too_much()));
                 }
                 Ok(None) => return ControlFlow::Continue(()),
                 Err(error) => stop = Some(error.into()),
@@ -357,6 +348,7 @@ impl<'v, V: View> Transaction<'v, V> {
         if let Some(stop) = stop {
             return Err(stop);
         }
+        self.check_work(at)?;
         let deleted = found.len() as u64;
         for (key, record) in found {
             self.delete(at, key, record)?;
@@ -382,47 +374,14 @@ impl<'v, V: View> Transaction<'v, V> {
         }
         let followed = self.leases.follow(self.view.leases(), &key, old.as_ref(), new.as_ref());
         followed.map_err(|fault| lease_fault(at, fault))?;
+        if new.as_ref().is_some_and(|new| new.lease != 0) {
+            self.attached.insert(key.clone());
+        }
         self.touched
             .entry(key)
             .and_modify(|touched| touched.new = new.clone())
             .or_insert_with(|| Touched { old, new: new.clone() });
         Ok(())
-    }
-
-    fn read(&self, key: &Bytes) -> Result<Option<Record>, StoreError> {
-        match self.touched.get(key) {
-            Some(touched) => Ok(touched.new.clone()),
-            None => self.view.get(key),
-        }
-    }
-
-    fn scan(&self, span: &Span, visit: &mut EntryVisit<'_>) -> Result<(), StoreError> {
-        if span.is_empty() {
-            return Ok(());
-        }
-        let over = self.touched.range::<[u8], _>(span.bounds());
-        let over = over.map(|(key, touched)| (key, touched.new.as_ref().map(Entry::Record)));
-        let over: Box<dyn Iterator<Item = _>> = if span.descending { Box::new(over.rev()) } else { Box::new(over) };
-        merge(over, span.descending, |visit| self.view.scan(span, visit), visit)
-    }
-
-    /// Counts `record` as part of the answer.
-    fn answer_record(&mut self, at: At, key: &[u8], record: Option<Record>) -> Result<Option<Record>, Stop> {
-        if let Some(record) = &record {
-            self.answer_room(at)?;
-            self.answer_bytes += size_bytes(key, record);
-        }
-        Ok(record)
-    }
-
-    fn answer_room(&self, at: At) -> Result<u64, Stop> {
-        match TXN_ANSWER_BYTES_MAX.saturating_sub(self.answer_bytes) {
-            0 => Err(limit(
-                at,
-                format!("a transaction answers at most {TXN_ANSWER_BYTES_MAX} bytes; read in several requests"),
-            )),
-            room => Ok(room),
-        }
     }
 
     fn into_changes(self) -> Vec<Change> {
@@ -443,21 +402,14 @@ impl<'v, V: View> Transaction<'v, V> {
     }
 }
 
-impl ListRequest {
-    /// The keys that the request still has before it.
-    pub(super) fn span(&self) -> Span {
-        let span = Span::new(&self.range, self.descending);
-        match &self.after {
-            Some(after) => span.after(after.clone()),
-            None => span,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{command::TXN_OPERATIONS_MAX, state_machine::tests::given::Given};
+    use crate::{
+        command::{Compare, CompareOp, TXN_OPERATIONS_MAX, TXN_READ_BYTES_MAX, TXN_READ_KEYS_MAX},
+        record::ListRequest,
+        state_machine::tests::given::Given,
+    };
 
     const MOMENT: Moment = Moment { time_ms: 1, term: 1 };
 
@@ -494,6 +446,59 @@ mod tests {
             TxnOp::Put { key: "99999999".into(), value: Bytes::new(), content_type: None, lease: 0, prev: false };
         let view = many(RANGE_DELETE_KEYS_MAX, 1);
         refused_at(&run(&view, vec![all(), after_the_last, delete(99_999_999)]), 2);
+    }
+
+    fn count() -> TxnOp {
+        TxnOp::List(ListRequest {
+            range: KeyRange::default(),
+            limit: 1,
+            revision: 0,
+            keys_only: false,
+            count_only: true,
+            descending: false,
+            after: None,
+        })
+    }
+
+    fn put(key: &'static str) -> TxnOp {
+        TxnOp::Put { key: key.into(), value: Bytes::new(), content_type: None, lease: 0, prev: false }
+    }
+
+    #[test]
+    fn operations_of_a_transaction_share_the_keys_it_may_read() {
+        let view = many(TXN_READ_KEYS_MAX / 2, 1);
+        let effects = run(&view, vec![count(), count()]);
+        let Outcome::Txn(outcome) = effects.outcome else { panic!("{:?}", effects.outcome) };
+        let counted = |result: &OpResult| matches!(result, OpResult::List(page) if page.count == TXN_READ_KEYS_MAX / 2);
+        assert!(outcome.results.iter().all(counted), "{outcome:?}");
+        refused_at(&run(&view, vec![put("before"), count(), count()]), 2);
+        let get = TxnOp::Get { key: "00000000".into(), keys_only: true };
+        refused_at(&run(&view, vec![count(), count(), get]), 2);
+    }
+
+    #[test]
+    fn what_a_transaction_removed_costs_it_when_read_again() {
+        let view = many(TXN_READ_KEYS_MAX / 2, 1);
+        let all = TxnOp::DeleteRange(KeyRange::default());
+        assert!(run(&view, vec![all.clone(), count()]).changes.is_some());
+        refused_at(&run(&view, vec![all, count(), count()]), 2);
+    }
+
+    #[test]
+    fn a_transaction_that_reads_too_many_bytes_is_refused() {
+        const MIB: usize = 1024 * 1024;
+        let view = many(TXN_READ_BYTES_MAX / MIB as u64, MIB);
+        refused_at(&run(&view, vec![count()]), 0);
+        let get = |keys_only| TxnOp::Get { key: "00000000".into(), keys_only };
+        assert!(matches!(run(&view, vec![get(true); TXN_OPERATIONS_MAX]).outcome, Outcome::Txn(_)));
+        let compare = |target: CompareTarget| {
+            let compare = Compare { key: "00000000".into(), target, op: CompareOp::NotEqual };
+            let txn = Txn { compare: vec![compare; 300], ..Txn::default() };
+            evaluate(&view, &Command::Txn(txn), MOMENT).unwrap().outcome
+        };
+        assert!(matches!(compare(CompareTarget::Version(2)), Outcome::Txn(_)));
+        let refused = compare(CompareTarget::Value(Bytes::new()));
+        assert!(matches!(&refused, Outcome::Refused(Refusal::InvalidArgument(why)) if why.contains("comparisons")));
     }
 
     #[test]

@@ -122,6 +122,6 @@ impl StateMachine {
         let mut reader = log.clone();
         let entries = reader.entries_stream(start..end).await;
         let mut entries = entries.map_ok(|entry| (entry, None)).boxed();
-        self.apply_all(&mut entries).await.map_err(failed)
+        self.applier().apply(&mut entries).await.map_err(failed)
     }
 }

@@ -21,12 +21,14 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::EngineKind;
+use super::{EngineKind, keys, merge::decode_record};
 use crate::{
     StoreError,
     change_log::{ChangeLog, ChangeLogOptions, ChangeReader},
     engine::{Engine, MemoryEngine, SledEngine},
     fs::SharedFs,
+    opening::Opening,
+    record::Record,
 };
 
 const STATE: &str = "state";
@@ -66,6 +68,11 @@ impl Generation {
         Ok(Arc::new(Self { number, engine, changes: Mutex::new(changes), history, removal }))
     }
 
+    /// The record of `key` that the engine holds.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Record>, StoreError> {
+        self.engine.get(&keys::current(key))?.map(|bytes| decode_record(&bytes)).transpose()
+    }
+
     /// Removes the generation's files once nobody uses it any more.
     pub(super) fn retire(&self) {
         self.removal.wanted.store(true, Ordering::Release);
@@ -96,9 +103,10 @@ impl Drop for Removal {
 /// The directory of all generations.
 #[derive(Debug, Clone)]
 pub(super) struct StateDirs {
-    fs: SharedFs,
+    pub(super) fs: SharedFs,
     dir: PathBuf,
-    engine: EngineKind,
+    pub(super) engine: EngineKind,
+    pub(super) progress: Opening,
     /// Held while a generation is removed. Once true, none is: the directory may belong to another life of the node.
     ended: Arc<Mutex<bool>>,
 }
@@ -108,7 +116,12 @@ impl StateDirs {
     pub(super) fn open(fs: &SharedFs, data_dir: &Path, engine: EngineKind) -> Result<Self, StoreError> {
         let dir = data_dir.join(STATE);
         fs.create_dir_all(&dir).map_err(|e| StoreError::io(format!("create {}", dir.display()), e))?;
-        Ok(Self { fs: fs.clone(), dir, engine, ended: Arc::default() })
+        Ok(Self { fs: fs.clone(), dir, engine, progress: Opening::default(), ended: Arc::default() })
+    }
+
+    /// The same; what takes long with it is shown by `progress`.
+    pub(super) fn showing(self, progress: &Opening) -> Self {
+        Self { progress: progress.clone(), ..self }
     }
 
     /// From here on no generation is removed, however late the last reader lets go of it.

@@ -8,6 +8,9 @@ use crate::{codec, record::Record};
 
 /// A checkpoint of the hash is kept at every log index that this divides.
 pub const HASH_CHECKPOINT_ENTRIES: u64 = 1_000;
+/// And at the first entry in each span of this length of the log's time, in milliseconds: where little is written, nodes compare
+/// their states by the clock.
+pub const HASH_CHECKPOINT_MS: u64 = 10_000;
 /// How many checkpoints are kept.
 pub const HASH_CHECKPOINTS_MAX: usize = 64;
 

@@ -14,8 +14,8 @@ use crate::{
     codec,
     engine::{Engine, Span},
     lease::{
-        LEASE_BYTES_MAX, LEASE_ID_MAX, LEASE_KEYS_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LEASES_MAX, Lease,
-        LeasePage, LeaseRecord, LeaseView,
+        LEASE_BYTES_MAX, LEASE_ID_MAX, LEASE_KEYS_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LEASES_KEPT_PER_KIND,
+        LEASES_MAX, Lease, LeaseKind, LeasePage, LeaseRecord, LeaseView,
     },
     record::Record,
 };
@@ -96,13 +96,41 @@ struct Held {
     bytes: u64,
 }
 
+/// How many leases there are of each kind.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Counts([usize; LeaseKind::ALL.len()]);
+
+impl Counts {
+    fn change(&mut self, old: Option<Lease>, new: Option<Lease>) {
+        if let Some(old) = old {
+            self.0[old.kind as usize] -= 1;
+        }
+        if let Some(new) = new {
+            self.0[new.kind as usize] += 1;
+        }
+    }
+
+    /// The leases, where each kind counts for what is kept for it at least.
+    fn charged(&self) -> usize {
+        self.0.iter().map(|count| (*count).max(LEASES_KEPT_PER_KIND)).sum()
+    }
+
+    /// Whether a command may make these of `before`. What lets no kind grow always may: in a full table leases are still
+    /// renewed, replaced and ended.
+    fn may_follow(&self, before: &Self) -> bool {
+        let has_room = self.charged() <= LEASES_MAX;
+        self.0.iter().zip(&before.0).all(|(now, before)| now <= before || *now <= LEASES_KEPT_PER_KIND || has_room)
+    }
+}
+
 /// All leases as of the last applied entry.
 ///
 /// Invariants: a key is in exactly the lease that its current record names; a lease has at most [`LEASE_KEYS_MAX`]
-/// keys with records of at most [`LEASE_BYTES_MAX`] bytes, so that its end fits one revision.
+/// keys with records of at most [`LEASE_BYTES_MAX`] bytes, so that its end fits one revision; `counts` counts `by_id`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Leases {
     by_id: BTreeMap<u64, Held>,
+    counts: Counts,
 }
 
 impl Leases {
@@ -114,6 +142,7 @@ impl Leases {
         let mut leases = Self::default();
         scan_rows(engine, keys::LEASE, |row, value| {
             let lease = codec::decode("lease", value, LEASE_ROW_BYTES_MAX)?;
+            leases.counts.change(None, Some(lease));
             leases.by_id.insert(keys::lease_of(row)?.0, Held { lease, keys: BTreeMap::new(), bytes: 0 });
             Ok(())
         })?;
@@ -131,6 +160,7 @@ impl Leases {
     /// Takes over what a command did.
     pub(super) fn publish<'a>(&mut self, leases: &[LeaseChange], changes: impl IntoIterator<Item = &'a Change>) {
         for change in leases {
+            self.counts.change(change.old, change.new);
             if let Some(lease) = change.new {
                 let held = Held { lease, keys: BTreeMap::new(), bytes: 0 };
                 self.by_id.entry(change.id).and_modify(|held| held.lease = lease).or_insert(held);
@@ -212,7 +242,7 @@ pub(super) enum LeaseFault {
     Missing(u64),
     /// There is one already.
     Taken(u64),
-    /// There are as many as there may be.
+    /// There are as many of its kind as there may be.
     TooMany,
     /// Beyond a limit.
     Limit(String),
@@ -241,11 +271,6 @@ impl TouchedLeases {
     pub(super) fn grant(&mut self, base: &Leases, id: u64, lease: Lease) -> Result<(), LeaseFault> {
         if self.get(base, id).is_some() {
             return Err(LeaseFault::Taken(id));
-        }
-        let granted = self.leases.iter().filter(|(id, lease)| lease.is_some() && base.get(**id).is_none()).count();
-        let ended = self.leases.iter().filter(|(id, lease)| lease.is_none() && base.get(**id).is_some()).count();
-        if base.len() + granted - ended >= LEASES_MAX {
-            return Err(LeaseFault::TooMany);
         }
         self.leases.insert(id, Some(lease));
         Ok(())
@@ -283,6 +308,20 @@ impl TouchedLeases {
         }
         self.sizes.insert(id, (keys, bytes));
         Ok(())
+    }
+
+    /// Ends the leases that end with their keys and have none left, and checks that there is room for the others.
+    pub(super) fn settle(&mut self, base: &Leases) -> Result<(), LeaseFault> {
+        let touched = self.sizes.keys().chain(self.leases.keys());
+        let over = |id: &u64| {
+            let ends = self.get(base, *id).is_some_and(|lease| lease.kind.ends_with_its_keys());
+            ends && self.size(base, *id).0 == 0
+        };
+        let over: Vec<u64> = touched.copied().filter(over).collect();
+        over.into_iter().for_each(|id| self.end(base, id));
+        let mut counts = base.counts;
+        self.leases.iter().for_each(|(id, new)| counts.change(base.get(*id), *new));
+        if counts.may_follow(&base.counts) { Ok(()) } else { Err(LeaseFault::TooMany) }
     }
 
     /// What differs from the base in the end.

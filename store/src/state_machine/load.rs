@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{
     dedupe::read_rows,
-    generation::Generation,
+    generation::{Generation, StateDirs},
     hash::StateHash,
     keys,
     leases::{RowChange, attachment_changes, hash_rows},
@@ -27,17 +27,27 @@ use crate::{
     dedupe::DedupeEntry,
     engine::{Batch, Engine, Span},
     lease::LeaseRecord,
+    opening::Opening,
     record::{KeyRecord, Record},
     snapshot::{SnapshotReader, SnapshotSink},
 };
+
+/// Keys after which progress is shown.
+const PROGRESS_KEYS: u64 = 1024;
 
 /// Loads `reader` into `generation`, which must be new, and returns the state's progress. The engine's progress is
 /// written last, in the batch that completes it.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] when the file is damaged, or holds another state than its hash says.
-pub(super) fn load_snapshot(reader: &SnapshotReader, generation: &Generation) -> Result<Meta, StoreError> {
+pub(super) fn load_snapshot(
+    reader: &SnapshotReader,
+    generation: &Generation,
+    dirs: &StateDirs,
+) -> Result<Meta, StoreError> {
+    dirs.progress.begin("rebuilding the state from the snapshot", "keys", Some(reader.keys()));
     let mut loader = Loader {
+        dirs,
         generation,
         hash: StateHash::default(),
         buffer: BTreeMap::new(),
@@ -65,6 +75,7 @@ pub(super) fn load_snapshot(reader: &SnapshotReader, generation: &Generation) ->
 
 /// Invariant: `hash` is that of the records and rows in the engine with those of `buffer` and `rows` over them.
 struct Loader<'a> {
+    dirs: &'a StateDirs,
     generation: &'a Generation,
     hash: StateHash,
     buffer: BTreeMap<Bytes, Option<Record>>,
@@ -133,6 +144,7 @@ impl Loader<'_> {
         if let Some(meta) = meta {
             meta.write(&mut batch);
         }
+        self.dirs.require_room(self.bytes)?;
         self.bytes = 0;
         self.generation.engine.write(&batch)
     }
@@ -140,6 +152,7 @@ impl Loader<'_> {
 
 impl SnapshotSink for Loader<'_> {
     fn key(&mut self, KeyRecord { key, record }: KeyRecord) -> Result<(), StoreError> {
+        self.dirs.progress.advance(1);
         self.set(key, Some(record), None)
     }
 
@@ -188,11 +201,16 @@ pub(super) fn read_deleted(generation: &Generation, meta: &Meta) -> Result<BTree
 }
 
 /// The state hash of all records, leases and kept outcomes in `engine`.
-pub(super) fn hash_engine(engine: &dyn Engine) -> Result<u128, StoreError> {
+pub(super) fn hash_engine(engine: &dyn Engine, progress: &Opening) -> Result<u128, StoreError> {
     let all = Span { lower: Bound::Unbounded, upper: Bound::Unbounded, descending: false };
     let mut hash = StateHash::default();
+    let mut hashed: u64 = 0;
     engine.scan(&all.prefixed(keys::CURRENT), &mut |key, record| {
         hash.add_encoded(&key[1..], record);
+        hashed += 1;
+        if hashed.is_multiple_of(PROGRESS_KEYS) {
+            progress.advance(PROGRESS_KEYS);
+        }
         ControlFlow::Continue(())
     })?;
     for entry in read_rows(engine)? {

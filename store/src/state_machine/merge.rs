@@ -4,6 +4,7 @@ use std::{cmp::Ordering, ops::ControlFlow};
 
 use bytes::Bytes;
 
+use super::page::{NUMBERS_BYTES, size_bytes};
 use crate::{StoreError, codec, record::Record};
 
 /// What a scan finds at a key.
@@ -15,6 +16,20 @@ pub(super) enum Entry<'a> {
     Encoded(&'a [u8]),
     /// Nothing, since this revision deleted it.
     Deleted(u64),
+    /// Nothing: a newer layer hides what an older one may have. It is visited because it costs as much as a record.
+    Hidden,
+}
+
+/// The parts of an encoded record that give its size. The value is not copied.
+#[derive(serde::Deserialize)]
+struct Sizes<'a> {
+    _create_revision: u64,
+    _mod_revision: u64,
+    _version: u64,
+    _lease: u64,
+    #[serde(borrow)]
+    content_type: Option<&'a str>,
+    value: &'a [u8],
 }
 
 impl Entry<'_> {
@@ -23,7 +38,20 @@ impl Entry<'_> {
         match self {
             Entry::Record(record) => Ok(Some((*record).clone())),
             Entry::Encoded(bytes) => decode_record(bytes).map(Some),
-            Entry::Deleted(_) => Ok(None),
+            Entry::Deleted(_) | Entry::Hidden => Ok(None),
+        }
+    }
+
+    /// What `key` and its record take, in bytes: the same whichever layer holds them.
+    pub(super) fn size_bytes(&self, key: &[u8]) -> Result<u64, StoreError> {
+        match self {
+            Entry::Record(record) => Ok(size_bytes(key, record)),
+            Entry::Encoded(bytes) => {
+                let sizes: Sizes<'_> = codec::borrow("record", bytes, codec::VALUE_BYTES_MAX)?;
+                let content_type = sizes.content_type.map_or(0, str::len);
+                Ok((key.len() + sizes.value.len() + content_type + NUMBERS_BYTES) as u64)
+            }
+            Entry::Deleted(_) | Entry::Hidden => Ok(key.len() as u64),
         }
     }
 }
@@ -37,7 +65,7 @@ pub(super) fn decode_record(bytes: &[u8]) -> Result<Record, StoreError> {
 pub(super) type EntryVisit<'a> = dyn FnMut(&[u8], Entry<'_>) -> ControlFlow<()> + 'a;
 
 /// Visits the keys of two layers in one order. At a key that both have, only `over` counts; `None` in `over` hides
-/// the key. Both layers must come in the order that `descending` says.
+/// the key, which is visited as [`Entry::Hidden`]. Both layers must come in the order that `descending` says.
 pub(super) fn merge<'a>(
     over: impl Iterator<Item = (&'a Bytes, Option<Entry<'a>>)>,
     descending: bool,
@@ -52,9 +80,7 @@ pub(super) fn merge<'a>(
             if order == Ordering::Greater {
                 break;
             }
-            if let Some(entry) = over_entry
-                && visit(over_key, *entry).is_break()
-            {
+            if visit(over_key, over_entry.unwrap_or(Entry::Hidden)).is_break() {
                 stopped = true;
                 return ControlFlow::Break(());
             }
@@ -69,9 +95,7 @@ pub(super) fn merge<'a>(
     })?;
     if !stopped {
         for (key, entry) in over {
-            if let Some(entry) = entry
-                && visit(key, entry).is_break()
-            {
+            if visit(key, entry.unwrap_or(Entry::Hidden)).is_break() {
                 break;
             }
         }
@@ -107,7 +131,11 @@ mod tests {
                 Ok(())
             },
             &mut |key, entry| {
-                let Entry::Deleted(value) = entry else { panic!("{entry:?} was not put there") };
+                let value = match entry {
+                    Entry::Deleted(value) => value,
+                    Entry::Hidden => return ControlFlow::Continue(()),
+                    Entry::Record(_) | Entry::Encoded(_) => panic!("{entry:?} was not put there"),
+                };
                 seen.push(format!("{}={value}", String::from_utf8_lossy(key)));
                 if seen.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             },
@@ -132,6 +160,19 @@ mod tests {
             [(1, "a=1"), (2, "a=1 b=10"), (3, "a=1 b=10 c=11"), (4, "a=1 b=10 c=11 y=2"), (5, "a=1 b=10 c=11 y=2 z=3")]
         {
             assert_eq!(merged(&over, &base, false, limit), expected);
+        }
+    }
+
+    #[test]
+    fn sizes_do_not_depend_on_the_layer() {
+        for (content_type, value) in [(None, 0), (Some("text/plain".to_string()), 3), (None, 70_000)] {
+            let value = Bytes::from(vec![7; value]);
+            let record =
+                Record { create_revision: 1, mod_revision: u64::MAX, version: 3, lease: 4, content_type, value };
+            let encoded = codec::encode(&record);
+            let sizes =
+                [Entry::Record(&record), Entry::Encoded(&encoded)].map(|entry| entry.size_bytes(b"key").unwrap());
+            assert_eq!(sizes, [size_bytes(b"key", &record); 2]);
         }
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     directory::Directory,
-    hash::{HASH_CHECKPOINT_ENTRIES, HASH_CHECKPOINTS_MAX},
+    hash::{HASH_CHECKPOINT_ENTRIES, HASH_CHECKPOINT_MS, HASH_CHECKPOINTS_MAX},
     keys,
 };
 use crate::{
@@ -18,8 +18,10 @@ use crate::{
     snapshot::Footer,
 };
 
-/// Version of the rows that this binary writes and reads.
-const META_FORMAT_VERSION: u32 = 3;
+/// Version of the rows that this binary writes.
+const META_FORMAT_VERSION: u32 = 4;
+/// The oldest one that it reads: in version 3 all leases were explicit, and their rows are the same.
+const META_FORMAT_VERSION_OLDEST: u32 = 3;
 /// Largest row, in bytes: memberships and a directory of at most 64 members.
 const ROW_BYTES_MAX: usize = 1024 * 1024;
 
@@ -46,7 +48,7 @@ pub(super) struct Meta {
     pub(super) membership: Arc<StoredMembership>,
     /// Members and settings.
     pub(super) directory: Arc<Directory>,
-    /// (index, hash) at every [`HASH_CHECKPOINT_ENTRIES`]th entry.
+    /// (index, hash) at every [`HASH_CHECKPOINT_ENTRIES`]th entry, and at the first one in each [`HASH_CHECKPOINT_MS`].
     pub(super) checkpoints: Arc<VecDeque<(u64, u128)>>,
 }
 
@@ -71,10 +73,12 @@ struct DirectoryRow {
 }
 
 impl Meta {
-    /// Takes over an entry's log id, and its hash where a checkpoint is due.
-    pub(super) fn advance(&mut self, log_id: LogId) {
+    /// Takes over an entry's log id, and its hash where a checkpoint is due: by the log alone, so at the same entries on every
+    /// node. `time_ms_before` is the time before the entry.
+    pub(super) fn advance(&mut self, log_id: LogId, time_ms_before: u64) {
         self.applied = Some(log_id);
-        if log_id.index.is_multiple_of(HASH_CHECKPOINT_ENTRIES) {
+        let span_begins = self.time_ms / HASH_CHECKPOINT_MS != time_ms_before / HASH_CHECKPOINT_MS;
+        if span_begins || log_id.index.is_multiple_of(HASH_CHECKPOINT_ENTRIES) {
             let checkpoints = Arc::make_mut(&mut self.checkpoints);
             checkpoints.push_back((log_id.index, self.hash));
             if checkpoints.len() > HASH_CHECKPOINTS_MAX {
@@ -122,9 +126,9 @@ impl Meta {
             return Err(StoreError::FormatVersion { path: PathBuf::new(), found, supported: META_FORMAT_VERSION });
         }
         let progress: ProgressRow = codec::decode("state progress", &row, ROW_BYTES_MAX)?;
-        if progress.format_version != META_FORMAT_VERSION {
+        if progress.format_version < META_FORMAT_VERSION_OLDEST {
             return Err(damaged(format!(
-                "format version {}, this binary reads {META_FORMAT_VERSION}",
+                "format version {}, this binary reads {META_FORMAT_VERSION_OLDEST} to {META_FORMAT_VERSION}",
                 progress.format_version
             )));
         }

@@ -2,14 +2,16 @@
 //!
 //! | part | what |
 //! |---|---|
-//! | `evaluate`, `checks`, `directory` | what a command does: pure functions |
+//! | `evaluate`, `txn_reads`, `checks`, `directory` | what a command does: pure functions |
 //! | `leases` | the leases, what is attached to them, and what transactions do to them |
 //! | `live`, `overlay`, `merge`, `record_cache` | the applied state: what is not yet persisted over the engine |
-//! | `apply`, `raft` | openraft's entries come in |
+//! | `stepped_view` | the applied state as a command sees it |
+//! | `raft`, `applier`, `apply` | openraft's entries come in, and are applied by a thread of their own |
 //! | `persist` | the writer behind apply: overlay to change log and engine, in batches |
-//! | `state`, `page` | [`State`]: reads, of the newest revision and of past ones |
+//! | `state`, `past_reader`, `page` | [`State`]: reads, of the newest revision and of past ones |
 //! | `feed` | the stream of changes, for watches |
 //! | `build`, `install` | snapshots out and in |
+//! | `room` | waiting for a disk that is full |
 //! | `save` | snapshots for backups, beside those that the log relies on |
 //! | `found` | the state as the beginning of another cluster |
 //! | `generation`, `recovery`, `load` | copies of the state on disk, and what is found of them at start |
@@ -19,6 +21,7 @@
 //! Truth is the log and the last snapshot. Engine and change log are never synced while the node runs: what a
 //! killed process loses is applied again from the log, what a power cut leaves is rebuilt.
 
+mod applier;
 mod apply;
 mod build;
 mod checks;
@@ -38,15 +41,19 @@ mod merge;
 mod meta;
 mod overlay;
 mod page;
+mod past_reader;
 mod persist;
 mod raft;
 mod record_cache;
 mod recovery;
+mod room;
 mod save;
 mod snapshot_counts;
 mod state;
+mod stepped_view;
 #[cfg(test)]
 mod tests;
+mod txn_reads;
 
 use std::{
     io,
@@ -63,10 +70,9 @@ use tokio::sync::{Notify, watch};
 
 pub use build::SnapshotBuilder;
 pub use directory::REPLICATION_FACTOR_DEFAULT;
-pub use evaluate::TXN_ANSWER_BYTES_MAX;
 pub use feed::{Changes, FEED_BYTES_MAX, FEED_RECORDS_MAX, RECENT_BYTES_MAX, RECENT_RECORDS_MAX};
 pub use found::Founder;
-pub use hash::{HASH_CHECKPOINT_ENTRIES, HASH_CHECKPOINTS_MAX};
+pub use hash::{HASH_CHECKPOINT_ENTRIES, HASH_CHECKPOINT_MS, HASH_CHECKPOINTS_MAX};
 pub use overlay::{OVERLAY_BYTES_MAX, OVERLAY_ENTRIES_MAX};
 pub use page::{LIST_PAGE_BYTES_MAX, LIST_PAGE_ITEMS_MAX};
 pub use persist::{BATCH_BYTES_MAX, BATCH_KEYS_MAX, BATCH_LINGER};
@@ -74,14 +80,16 @@ pub use record_cache::RECORD_CACHE_BYTES_MAX;
 pub use recovery::VERIFY_ALWAYS_BYTES_MAX;
 pub use snapshot_counts::SnapshotCounts;
 pub use state::{State, StateHashView, StateStats};
+pub use txn_reads::{TXN_ANSWER_BYTES_MAX, read_too_much, removed_too_much};
 
-use self::{directory::Directory, generation::StateDirs, live::Live, meta::Meta};
+use self::{applier::Applier, directory::Directory, generation::StateDirs, live::Live, meta::Meta};
 use crate::{
     StoreError,
     change_log::HistoryLimits,
     driver::Driver,
     fs::SharedFs,
     lease::LeaseObserver,
+    opening::Opening,
     raft_types::StoredMembership,
     snapshot::{Footer, SnapshotDir, SnapshotFile},
 };
@@ -160,6 +168,8 @@ struct Shared {
     /// So many wait for entries to be persisted.
     in_a_hurry: AtomicUsize,
     stop: AtomicBool,
+    /// What waits for room on the disk.
+    waits_for_room: Mutex<Option<String>>,
     writer_ended: watch::Sender<bool>,
     applied_watch: watch::Sender<u64>,
     revision_watch: watch::Sender<u64>,
@@ -179,6 +189,8 @@ struct Shared {
 #[derive(Debug)]
 pub struct StateMachine {
     shared: Arc<Shared>,
+    /// None once it is dropped.
+    applier: Option<Applier>,
     writer: Option<thread::JoinHandle<()>>,
 }
 
@@ -192,7 +204,21 @@ impl StateMachine {
     /// entries; [`StoreError::FormatVersion`] for a snapshot of another version; [`StoreError::Io`],
     /// [`StoreError::Engine`] when a new state cannot be written.
     pub fn open(fs: SharedFs, data_dir: &Path, options: StateOptions) -> Result<Self, StoreError> {
-        let dirs = StateDirs::open(&fs, data_dir, options.engine)?;
+        Self::open_watched(fs, data_dir, options, &Opening::default())
+    }
+
+    /// As [`StateMachine::open`]; `progress` shows how far it is.
+    ///
+    /// # Errors
+    /// Those of [`StateMachine::open`].
+    pub fn open_watched(
+        fs: SharedFs,
+        data_dir: &Path,
+        options: StateOptions,
+        progress: &Opening,
+    ) -> Result<Self, StoreError> {
+        progress.begin("opening the state", "keys", None);
+        let dirs = StateDirs::open(&fs, data_dir, options.engine)?.showing(progress);
         let snapshots = SnapshotDir::open(&fs, &data_dir.join(SNAPSHOTS))?;
         let saves_dir = data_dir.join(SAVES);
         save::clear(&fs, &saves_dir)?;
@@ -215,6 +241,7 @@ impl StateMachine {
             work: Notify::new(),
             in_a_hurry: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
+            waits_for_room: Mutex::default(),
             writer_ended: watch::Sender::new(false),
             applied_watch: watch::Sender::new(meta.next_index()),
             revision_watch: watch::Sender::new(meta.revision),
@@ -228,7 +255,12 @@ impl StateMachine {
             persisted: Mutex::new(meta),
         });
         let writer = start_writer(&shared)?;
-        Ok(Self { shared, writer })
+        let applier = Some(Applier::start(&shared)?);
+        Ok(Self { shared, applier, writer })
+    }
+
+    fn applier(&mut self) -> &mut Applier {
+        self.applier.as_mut().expect("it is dropped with the state machine")
     }
 
     /// A handle for reads.
@@ -256,6 +288,7 @@ fn start_writer(shared: &Arc<Shared>) -> Result<Option<thread::JoinHandle<()>>, 
 impl Drop for StateMachine {
     fn drop(&mut self) {
         self.shared.stop_writer();
+        self.applier = None;
         if let Some(writer) = self.writer.take()
             && writer.join().is_err()
         {
@@ -287,6 +320,7 @@ impl Shared {
         let damaged = match error {
             StoreError::Engine(_) | StoreError::Corrupt { .. } | StoreError::Decode { .. } => true,
             StoreError::Io { .. }
+            | StoreError::NoRoom { .. }
             | StoreError::FormatVersion { .. }
             | StoreError::Locked { .. }
             | StoreError::Foreign { .. }

@@ -46,6 +46,11 @@ impl Pending {
         Self { meta, record, leases: leases.into(), dedupe, bytes }
     }
 
+    /// Size of its changes, in bytes of keys and values, old and new.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Number of rows that it changes.
     pub(super) fn keys(&self) -> usize {
         self.record.as_ref().map_or(0, |record| record.changes.len()) + self.leases.len() + self.dedupe.rows()

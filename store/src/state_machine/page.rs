@@ -35,10 +35,20 @@ impl PageBuilder {
         }
     }
 
+    /// Whether only the number of keys is wanted, so that no record needs to be decoded.
+    pub(super) fn counts_only(&self) -> bool {
+        self.count_only
+    }
+
+    /// Counts a key without its record.
+    pub(super) fn count(&mut self) {
+        self.page.count += 1;
+    }
+
     /// Adds a key, or breaks when the page has no room for it.
     pub(super) fn push(&mut self, key: &[u8], mut record: Record) -> ControlFlow<()> {
         if self.count_only {
-            self.page.count += 1;
+            self.count();
             return ControlFlow::Continue(());
         }
         if self.page.items.len() >= self.items_max || self.bytes >= self.bytes_max {
@@ -60,8 +70,10 @@ impl PageBuilder {
     }
 }
 
+/// What the numbers of a record count for, in bytes.
+pub(super) const NUMBERS_BYTES: usize = 32;
+
 /// What a record takes in answers, overlay and history, in bytes: key, value, content type and the numbers.
 pub(super) fn size_bytes(key: &[u8], record: &Record) -> u64 {
-    const NUMBERS_BYTES: usize = 32;
     (key.len() + record.value.len() + record.content_type.as_ref().map_or(0, String::len) + NUMBERS_BYTES) as u64
 }

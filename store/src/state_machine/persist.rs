@@ -31,7 +31,7 @@ impl Shared {
         let mut persisted = self.persisted.lock();
         let (generation, pending) = {
             let live = self.live.read();
-            (live.generation.clone(), live.overlay.oldest(BATCH_KEYS_MAX, BATCH_BYTES_MAX, self.persistable()))
+            (live.generation.clone(), self.fitting(&live.overlay)?)
         };
         let Some(last) = pending.last() else { return Ok(false) };
         let meta = last.meta.clone();
@@ -50,11 +50,12 @@ impl Shared {
         }
         drop(persisted);
         self.persisted_watch.send_replace(meta.next_index());
+        while self.live.write().sweep_deleted() {}
         Ok(true)
     }
 
     /// Entries with a smaller index may be persisted: after a crash the log has them.
-    fn persistable(&self) -> u64 {
+    pub(super) fn persistable(&self) -> u64 {
         if mutants::active(Mutant::PersistBeforeDurable) { u64::MAX } else { *self.durable.borrow() }
     }
 
@@ -74,9 +75,15 @@ impl Shared {
             if self.stop.load(Ordering::Acquire) {
                 break;
             }
-            if let Err(error) = self.persist_batch() {
-                self.fail(&error);
-                break;
+            match self.persist_batch() {
+                Ok(_) => self.has_room(),
+                Err(error @ StoreError::NoRoom { .. }) => {
+                    self.wait_for_room(&error, "the state stays in memory and in the log").await;
+                }
+                Err(error) => {
+                    self.fail(&error);
+                    break;
+                }
             }
             // In simulation the writer shares its thread with everything else.
             tokio::task::yield_now().await;
@@ -177,6 +184,7 @@ fn engine_batch(pending: &[Pending], meta: &Meta) -> Batch {
     }
     let mut outcomes = BTreeMap::new();
     for pending in pending {
+        outcomes.extend(pending.dedupe.shortened.iter().map(|(_, entry)| (entry.index, Some(entry))));
         outcomes.extend(pending.dedupe.removed.iter().map(|entry| (entry.index, None)));
         outcomes.extend(pending.dedupe.added.iter().map(|entry| (entry.index, Some(entry))));
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use futures_util::{Stream, TryStreamExt};
+use futures_util::Stream;
 use openraft::{
     OptionalSend,
     storage::{EntryResponder, RaftStateMachine},
@@ -10,51 +10,13 @@ use openraft::{
 
 use super::{SnapshotBuilder, StateMachine};
 use crate::{
-    LogId, StoreError, TypeConfig,
+    LogId, TypeConfig,
     raft_types::{SnapshotMeta, StoredMembership},
     snapshot::SnapshotFile,
 };
 
-/// What was applied is told at the latest after so many entries.
-const ANNOUNCE_ENTRIES_MAX: usize = 64;
-
 /// A snapshot as openraft hands it around.
 pub(super) type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFile>;
-
-impl StateMachine {
-    /// Waits until an entry may be applied: the overlay has room. It need not be durable in the local log: it is committed,
-    /// so a majority has it on disk, and a node whose own disk stalls goes on serving.
-    async fn wait_until_ready(&mut self) -> Result<(), StoreError> {
-        if self.shared.live.read().overlay.is_full() {
-            self.shared.announce();
-            self.shared.wait_room().await?;
-        }
-        if self.shared.stop.load(std::sync::atomic::Ordering::Acquire) {
-            return Err(self.shared.closed());
-        }
-        Ok(())
-    }
-
-    pub(super) async fn apply_all<S>(&mut self, entries: &mut S) -> Result<(), io::Error>
-    where
-        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
-    {
-        let mut unannounced = 0;
-        while let Some((entry, responder)) = entries.try_next().await? {
-            self.wait_until_ready().await?;
-            let outcome = self.shared.noted(self.shared.apply_entry(entry))?;
-            if let Some(responder) = responder {
-                responder.send(outcome);
-            }
-            unannounced += 1;
-            if unannounced == ANNOUNCE_ENTRIES_MAX {
-                self.shared.announce();
-                unannounced = 0;
-            }
-        }
-        Ok(())
-    }
-}
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotFile;
@@ -69,9 +31,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
-        let result = self.apply_all(&mut entries).await;
-        self.shared.announce();
-        result
+        self.applier().apply(&mut entries).await
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {

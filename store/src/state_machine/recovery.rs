@@ -71,7 +71,8 @@ fn reopen(dirs: &StateDirs, number: u64, clean: bool, options: &StateOptions) ->
         )));
     }
     if !clean || generation.engine.size_bytes()? <= VERIFY_ALWAYS_BYTES_MAX {
-        let hash = hash_engine(&*generation.engine)?;
+        dirs.progress.begin("checking the state", "keys", None);
+        let hash = hash_engine(&*generation.engine, &dirs.progress)?;
         if hash != meta.hash {
             return Err(unusable(format!("its records have the state hash {hash:032x}, not {:032x}", meta.hash)));
         }
@@ -111,7 +112,7 @@ fn rebuild(dirs: &StateDirs, snapshots: &SnapshotDir, options: &StateOptions) ->
 pub(super) fn load_generation(dirs: &StateDirs, reader: &SnapshotReader) -> Result<Live, StoreError> {
     let generation = Generation::open(dirs, dirs.next_number()?)?;
     let load = || {
-        let meta = load_snapshot(reader, &generation)?;
+        let meta = load_snapshot(reader, &generation, dirs)?;
         generation.engine.flush()?;
         let deleted = read_deleted(&generation, &meta)?;
         let leases = Leases::read(&*generation.engine)?;

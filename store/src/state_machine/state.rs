@@ -2,22 +2,22 @@
 
 use std::{io, ops::ControlFlow, sync::Arc};
 
-use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
     Shared, SnapshotCounts,
-    evaluate::View,
-    live::{CHUNK_KEYS_MAX, Located},
+    live::CHUNK_KEYS_MAX,
+    merge::Entry,
     page::{LIST_PAGE_BYTES_MAX, PageBuilder},
+    past_reader::{PastReader, check_revision},
 };
 use crate::{
     LogId, StoreError,
-    change_log::{Change, ChangeRecord, Replaced},
+    engine::Span,
     lease::{LEASE_KEYS_SHOWN_MAX, LEASE_PAGE_ITEMS_MAX, LeaseObserver, LeasePage, LeaseView},
     member::Member,
     raft_types::StoredMembership,
-    record::{ListPage, ListRequest, Record},
+    record::{KeyRange, ListPage, ListRequest, Record},
 };
 
 /// A listing of the newest revision that compaction overtakes starts again so many times.
@@ -94,6 +94,41 @@ impl State {
         Ok((record, newest))
     }
 
+    /// Whether `key`, which does not exist, may have been deleted after revision `after`. When that is compacted it may.
+    pub fn deleted_since(&self, key: &[u8], after: u64) -> bool {
+        let live = self.shared.live.read();
+        after < live.meta.compacted_revision || live.deleted_at(key) > after
+    }
+
+    /// The number of keys that `request` reads of the newest revision, and what they take with their records, in bytes.
+    /// Not exact while the state moves. Counts no further than one beyond `keys_max`, or beyond `bytes_max`.
+    ///
+    /// # Errors
+    /// The state is damaged: see [`State::fatal`].
+    pub fn measure(&self, range: &KeyRange, keys_max: u64, bytes_max: u64) -> Result<(u64, u64), StoreError> {
+        let mut span = Span::new(range, false);
+        let (mut keys, mut bytes) = (0, 0);
+        let mut failure = None;
+        loop {
+            let resume = self.shared.live.read().step(&span, &mut |key, entry| {
+                match entry.size_bytes(key) {
+                    Ok(_) if matches!(entry, Entry::Hidden) => {}
+                    Ok(size) => (keys, bytes) = (keys + 1, bytes + size),
+                    Err(error) => failure = Some(error),
+                }
+                if failure.is_some() || keys > keys_max || bytes > bytes_max {
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            });
+            let resume = self.shared.noted(resume.and_then(|resume| failure.take().map_or(Ok(resume), Err)))?;
+            match resume {
+                Some(last) => span = span.after(last),
+                None => return Ok((keys, bytes)),
+            }
+        }
+    }
+
     /// A page of records as of one revision. With `count_only` all keys are counted, whatever the limit.
     ///
     /// # Errors
@@ -127,7 +162,6 @@ impl State {
                 check_revision(at, live.meta.compacted_revision, live.meta.revision)?;
                 live.chunk(&span, at, wanted.min(CHUNK_KEYS_MAX), values)?
             };
-            let last = chunk.keys.last().map(|(key, _)| key.clone());
             for (key, located) in chunk.keys {
                 if let Some(record) = past.resolve(&key, located)?
                     && let ControlFlow::Break(()) = page.push(&key, record)
@@ -135,9 +169,9 @@ impl State {
                     return Ok(page.finish().0);
                 }
             }
-            match last {
-                Some(last) if chunk.more => span = span.after(last),
-                Some(_) | None => return Ok(page.finish().0),
+            match chunk.resume {
+                Some(last) => span = span.after(last),
+                None => return Ok(page.finish().0),
             }
         }
     }
@@ -198,6 +232,17 @@ impl State {
         self.shared.live.read().leases.view(id, keys_max.min(LEASE_KEYS_SHOWN_MAX))
     }
 
+    /// How many of the leases `ids`, from the first on, have together at most `keys_max` keys attached; one at least.
+    pub fn leases_with_keys(&self, ids: &[u64], keys_max: u64) -> usize {
+        let live = self.shared.live.read();
+        let mut keys = 0;
+        let fits = |id: &&u64| {
+            keys += live.leases.size(**id).0;
+            keys <= keys_max
+        };
+        ids.iter().take_while(fits).count().max(1).min(ids.len())
+    }
+
     /// The leases with an id above `after`, in the order of their ids: at most `limit` and [`LEASE_PAGE_ITEMS_MAX`].
     pub fn leases(&self, after: u64, limit: usize) -> LeasePage {
         self.shared.live.read().leases.page(after, limit.min(LEASE_PAGE_ITEMS_MAX))
@@ -206,6 +251,12 @@ impl State {
     /// Number of leases.
     pub fn lease_count(&self) -> usize {
         self.shared.live.read().leases.len()
+    }
+
+    /// Where as many outcomes are kept for retries as there may be: index of the oldest one's entry. Older outcomes may have
+    /// been evicted before their time.
+    pub fn oldest_outcome_if_full(&self) -> Option<u64> {
+        self.shared.live.read().dedupe.oldest_if_full()
     }
 
     /// From the next entry on `observer` is told of leases, instead of the one before.
@@ -311,81 +362,5 @@ impl State {
                 shared.dirs.set_clean(generation.number)
             })
             .await
-    }
-}
-
-fn check_revision(requested: u64, compacted: u64, newest: u64) -> Result<(), StoreError> {
-    if requested < compacted {
-        return Err(StoreError::Compacted { requested, oldest: compacted });
-    }
-    if requested > newest {
-        return Err(StoreError::FutureRevision { requested, newest });
-    }
-    Ok(())
-}
-
-/// Follows keys back to one revision through the change log.
-struct PastReader<'a> {
-    shared: &'a Shared,
-    at: u64,
-    /// The last record looked into: neighbouring keys often changed together.
-    recent: Option<Arc<ChangeRecord>>,
-}
-
-impl<'a> PastReader<'a> {
-    fn new(shared: &'a Shared, at: u64) -> Self {
-        Self { shared, at, recent: None }
-    }
-
-    /// The record of `key` at the revision.
-    fn resolve(&mut self, key: &[u8], located: Located) -> Result<Option<Record>, StoreError> {
-        let mut revision = match located {
-            Located::Found(record) => return Ok(Some(record)),
-            Located::Absent => return Ok(None),
-            Located::ChangedBy(revision) => revision,
-        };
-        loop {
-            let next = match self.change(revision, key)?.old {
-                Replaced::Record(record) if record.mod_revision <= self.at => return Ok(Some(record)),
-                Replaced::Record(record) => record.mod_revision,
-                Replaced::Absent { deleted_at } if deleted_at <= self.at => return Ok(None),
-                Replaced::Absent { deleted_at } => deleted_at,
-            };
-            assert!(next < revision, "{key:?} at {revision} replaced what is of {next}");
-            revision = next;
-        }
-    }
-
-    fn change(&mut self, revision: u64, key: &[u8]) -> Result<Change, StoreError> {
-        let record = match &self.recent {
-            Some(record) if record.revision == revision => record.clone(),
-            Some(_) | None => self.record(revision)?,
-        };
-        let at = record.changes.binary_search_by(|change| change.key[..].cmp(key));
-        let change = at.map(|at| record.changes[at].clone());
-        self.recent = Some(record);
-        change.map_err(|_| {
-            self.damaged(format!("revision {revision} should have changed {:?}", Bytes::copy_from_slice(key)))
-        })
-    }
-
-    fn record(&self, revision: u64) -> Result<Arc<ChangeRecord>, StoreError> {
-        let (pending, history) = {
-            let live = self.shared.live.read();
-            (live.overlay.record(revision), live.generation.history.clone())
-        };
-        if let Some(record) = pending {
-            return Ok(record);
-        }
-        if let Some(record) = history.read(revision)? {
-            return Ok(Arc::new(record));
-        }
-        let live = self.shared.live.read();
-        check_revision(self.at, live.meta.compacted_revision, live.meta.revision)?;
-        Err(self.damaged(format!("revision {revision} is missing")))
-    }
-
-    fn damaged(&self, reason: String) -> StoreError {
-        StoreError::Corrupt { path: self.shared.dirs.path().to_path_buf(), offset: 0, reason }
     }
 }

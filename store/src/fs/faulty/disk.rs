@@ -8,10 +8,11 @@ use std::{
 
 use rand::{RngExt, rngs::StdRng};
 use rustix::io::Errno;
+use tokio::sync::watch;
 
 use super::{Fault, SECTOR_BYTES};
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Disk {
     pub(super) files: BTreeMap<Inode, Content>,
     pub(super) directories: BTreeMap<Inode, Directory>,
@@ -26,6 +27,8 @@ pub(super) struct Disk {
     pub(super) boots: u64,
     /// Changes that the power cut took which this disk came out of.
     pub(super) lost: u64,
+    /// Whether it answers no call for now.
+    pub(super) stalled: watch::Sender<bool>,
 }
 
 pub(super) type Inode = u64;

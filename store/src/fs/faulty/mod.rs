@@ -19,6 +19,8 @@
 //! leaves its first half, and after a failed sync the kernel takes the data for clean, so that a later sync
 //! that succeeds does not make it durable. [`FaultyFs::stop_at_operation`] stops the disk there: that operation and all
 //! later ones fail, reads included. A write at which the disk stops still goes to the page cache, to be torn by the crash.
+//! [`FaultyFs::stall`] makes a disk that hangs: no error, and no answer until [`FaultyFs::unstall`]. Only work that runs in a
+//! task waits for it ([`Fs::stalled`]).
 
 mod disk;
 
@@ -31,12 +33,15 @@ use std::{
 
 use parking_lot::Mutex;
 use rand::{SeedableRng, rngs::StdRng};
+use tokio::sync::watch;
 
 use self::disk::{Change, Content, Directory, Disk, Inode, NameChange, ROOT, Verdict, names, stopped};
-use super::{File, FileLock, Fs, LockOutcome};
+use super::{File, FileLock, Fs, LockOutcome, Space};
 
 /// Unit in which un-synced writes are kept or lost, in bytes.
 pub const SECTOR_BYTES: u64 = 512;
+/// Size of a disk without a capacity, in bytes.
+const UNLIMITED_BYTES: u64 = 1 << 50;
 
 /// How an operation fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +101,26 @@ impl FaultyFs {
         Self { disk: Arc::new(Mutex::new(self.stop())) }
     }
 
+    /// A copy of the disk with what is synced, as an image of a machine that runs. This one goes on.
+    pub fn image(&self) -> Self {
+        let disk = self.disk.lock();
+        let mut image = Disk {
+            files: disk.files.clone(),
+            directories: disk.directories.clone(),
+            next_inode: disk.next_inode,
+            boots: disk.boots + 1,
+            ..Disk::default()
+        };
+        for directory in image.directories.values_mut() {
+            directory.current.clone_from(&directory.durable);
+        }
+        for content in image.files.values_mut() {
+            content.current.clone_from(&content.durable);
+            content.pending.clear();
+        }
+        Self { disk: Arc::new(Mutex::new(image)) }
+    }
+
     fn stop(&self) -> Disk {
         let mut disk = self.disk.lock();
         disk.stopped = true;
@@ -125,8 +150,24 @@ impl FaultyFs {
         self.disk.lock().stop_at = Some(n);
     }
 
-    /// Takes back all planned failures, the planned stop and the limit of its size. One that has stopped stays so.
+    /// Lets the disk hang: work that waits for it does not go on, and meets no error, until [`FaultyFs::unstall`].
+    pub fn stall(&self) {
+        self.disk.lock().stalled.send_replace(true);
+    }
+
+    /// Ends [`FaultyFs::stall`].
+    pub fn unstall(&self) {
+        self.disk.lock().stalled.send_replace(false);
+    }
+
+    /// Whether the disk hangs.
+    pub fn is_stalled(&self) -> bool {
+        *self.disk.lock().stalled.borrow()
+    }
+
+    /// Takes back all planned failures, the planned stop, the limit of its size and a stall. One that has stopped stays so.
     pub fn repair(&self) {
+        self.unstall();
         let mut disk = self.disk.lock();
         disk.faults.clear();
         disk.stop_at = None;
@@ -303,6 +344,17 @@ impl Fs for FaultyFs {
     fn boot_id(&self) -> io::Result<String> {
         Ok(format!("simulated-{}", self.disk.lock().boots))
     }
+
+    fn space(&self, _: &Path) -> io::Result<Space> {
+        let disk = self.disk.lock();
+        disk.reading()?;
+        let total_bytes = disk.capacity_bytes.unwrap_or(UNLIMITED_BYTES);
+        Ok(Space { free_bytes: total_bytes.saturating_sub(disk.used_bytes()), total_bytes })
+    }
+
+    fn stalled(&self) -> Option<watch::Receiver<bool>> {
+        Some(self.disk.lock().stalled.subscribe())
+    }
 }
 
 impl FileLock for FaultyLock {}
@@ -369,6 +421,10 @@ impl File for FaultyFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.change(Change::Length(len), None)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        if self.len()? < len { self.set_len(len) } else { Ok(()) }
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -470,6 +526,18 @@ mod tests {
         assert_eq!(read(&after_kill, "/a").unwrap(), b"new");
         let outcomes: BTreeSet<_> = (0..16).map(|seed| read(&after_kill.crash(seed), "/a")).collect();
         assert_eq!(outcomes, BTreeSet::from([Some(b"old".to_vec()), Some(b"new".to_vec())]));
+    }
+
+    #[test]
+    fn image_has_what_is_synced_and_the_disk_goes_on() {
+        let fs = FaultyFs::new();
+        let file = synced_file(&fs, "/a", b"old");
+        file.write_all_at(b"new", 0).unwrap();
+        fs.create_new(Path::new("/b")).unwrap();
+        let image = fs.image();
+        assert_eq!((read(&image, "/a").unwrap(), image.exists(Path::new("/b"))), (b"old".to_vec(), false));
+        file.sync_data().unwrap();
+        assert_eq!((read(&fs, "/a").unwrap(), read(&image, "/a").unwrap()), (b"new".to_vec(), b"old".to_vec()));
     }
 
     #[test]

@@ -117,3 +117,74 @@ fn a_full_disk_is_a_clean_failure_and_room_made_in_time_is_used() {
         assert_eq!(all(&mut log).await.len() as u64, next + 40);
     });
 }
+
+/// Waits until `log` has no room for its next segment.
+async fn starved(log: LogStore) {
+    while !log.starved() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn a_full_disk_delays_the_thread_until_there_is_room() {
+    run(async {
+        let fs = FaultyFs::new();
+        let options = LogOptions { driver: Driver::Thread, ..SMALL };
+        let open = |fs: &FaultyFs| LogStore::open(Arc::new(fs.clone()), &dir(), options).unwrap();
+        let mut log = open(&fs);
+        let watched = log.clone();
+        // Room for the active and the spare segment, but not for the others that the entries need.
+        fs.set_capacity(Some(2 * SMALL.segment_bytes + 100));
+        {
+            let appended = append(&mut log, entries(1, 0..60, 500));
+            tokio::pin!(appended);
+            tokio::select! {
+                biased;
+                done = &mut appended => panic!("there is no room: {done:?}"),
+                () = starved(watched.clone()) => {}
+            }
+            assert!(watched.fatal().borrow().is_none());
+            fs.set_capacity(None);
+            appended.await.unwrap();
+        }
+        assert!(!watched.starved());
+        assert_eq!(all(&mut log).await, entries(1, 0..60, 500));
+        // A log that is closed while it waits ends, with the cause.
+        fs.set_capacity(Some(fs.used_bytes()));
+        let appended = append(&mut log, entries(1, 60..120, 500));
+        let closed = async {
+            starved(watched.clone()).await;
+            watched.close().await
+        };
+        let (appended, closed) = tokio::join!(appended, closed);
+        assert_eq!(appended.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        closed.unwrap_err();
+        fs.set_capacity(None);
+        assert!(all(&mut open(&fs)).await.starts_with(&entries(1, 0..60, 500)));
+    });
+}
+
+#[test]
+fn stalled_disk_holds_appends_and_votes_back_and_loses_none() {
+    run(async {
+        let fs = FaultyFs::new();
+        let mut log = open(&fs).unwrap();
+        append(&mut log, entries(1, 0..3, 10)).await.unwrap();
+        fs.stall();
+        let mut flushed = submit(&mut log, entries(1, 3..5, 10)).await.unwrap();
+        let mut voter = log.clone();
+        let mut voted = tokio::spawn(async move { voter.save_vote(&vote(3)).await });
+        // Longer than a disk that works takes: as many turns of the runtime as a batch needs, and more.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(futures_util::poll!(&mut flushed).is_pending() && !voted.is_finished(), "nothing returns");
+        assert_eq!((log.vote(), *log.durable().borrow()), (None, 3));
+        assert_eq!(all(&mut log).await.len(), 5, "readers have what waits for the disk");
+        assert_eq!(log.fatal().borrow().clone(), None);
+        fs.unstall();
+        flushed.await.unwrap().unwrap();
+        (&mut voted).await.unwrap().unwrap();
+        assert_eq!((log.vote(), *log.durable().borrow()), (Some(vote(3)), 5));
+    });
+}

@@ -279,3 +279,18 @@ async fn the_threads_do_the_same_on_real_files() {
     assert_eq!(all(&mut log).await, entries(1, 2000..3000, 100));
     assert_eq!(*log.durable().borrow(), 3000);
 }
+
+#[test]
+fn entries_that_contradict_what_is_committed_are_noticed() {
+    run(async {
+        let mut log = open(&FaultyFs::new()).unwrap();
+        let id = |term, index| entry(term, index, 1).log_id;
+        log.save_committed(Some(id(2, 4))).await.unwrap();
+        // Later ones, and those of before, which need not be known by their terms.
+        assert!(log.agrees_with([id(1, 3), id(2, 4), id(3, 5)].into_iter()));
+        assert_eq!(log.cut_below_committed(), None);
+        assert!(!log.agrees_with([id(2, 2), id(3, 3)].into_iter()));
+        let noted = log.cut_below_committed().unwrap();
+        assert!(noted.contains("from log index 3 on") && noted.contains("up to 4"), "{noted}");
+    });
+}

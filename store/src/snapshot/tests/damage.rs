@@ -60,6 +60,13 @@ fn another_format_version_is_refused_as_such() {
     let crc = crc32fast::hash(&header[..HEADER_BYTES - 4]);
     header[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
     assert_eq!(check_header(&header), Err(HeaderFault::Version(newer)));
+    for (version, read) in [(SNAPSHOT_FORMAT_VERSION_OLDEST, true), (SNAPSHOT_FORMAT_VERSION_OLDEST - 1, false)] {
+        let mut older = header.clone();
+        older[8..12].copy_from_slice(&version.to_le_bytes());
+        let crc = crc32fast::hash(&older[..HEADER_BYTES - 4]);
+        older[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(check_header(&older).is_ok(), read, "version {version}");
+    }
     let dir = tempfile::tempdir().unwrap();
     let file = write_small(&real(), dir.path(), 9).unwrap();
     let mut bytes = fs::read(file.path()).unwrap();

@@ -21,7 +21,7 @@ use crate::{
     codec,
     dedupe::DedupeEntry,
     fs::{RealFs, SharedFs},
-    lease::{Lease, LeaseRecord},
+    lease::{Lease, LeaseKind, LeaseRecord},
     member::Member,
     raft_types::{LogId, SnapshotMeta, StoredMembership},
     record::{KeyRecord, Record},
@@ -94,7 +94,8 @@ fn kept_outcome() -> SnapshotItem {
 }
 
 fn lease(id: u64) -> SnapshotItem {
-    SnapshotItem::Lease(LeaseRecord { id, lease: Lease { ttl_ms: 10_000 + id, granted_ms: 1_700_000_000_000 } })
+    let kind = LeaseKind::ALL[id as usize % LeaseKind::ALL.len()];
+    SnapshotItem::Lease(LeaseRecord { id, lease: Lease { ttl_ms: 10_000 + id, granted_ms: 1_700_000_000_000, kind } })
 }
 
 /// Two keys, a lease, the changes 4 and 5, and a kept outcome.
@@ -182,7 +183,7 @@ fn the_format_is_pinned() {
     let dir = tempfile::tempdir().unwrap();
     let file = write_small(&real(), dir.path(), 9).unwrap();
     let bytes = fs::read(file.path()).unwrap();
-    assert_eq!(hex(&bytes[..HEADER_BYTES]), "4845584b56534e5003000000010000009f4eb4f0");
+    assert_eq!(hex(&bytes[..HEADER_BYTES]), "4845584b56534e500400000001000000864771fa");
     let item_bytes = SnapshotReader::open(&file).unwrap().counts().item_bytes as usize;
     assert_eq!(bytes[HEADER_BYTES..][..4], (item_bytes as u32).to_le_bytes());
     // Kind, length; key, create and mod revision, version, lease, no content type, value.
@@ -192,7 +193,7 @@ fn the_format_is_pinned() {
     let trailer = &bytes[bytes.len() - TRAILER_BYTES..];
     assert_eq!(trailer[..8], ((HEADER_BYTES + CHUNK_HEAD_BYTES + item_bytes) as u64).to_le_bytes());
     // The hash in the id covers all bytes before the trailer: any change of the format shows here.
-    assert_eq!(file.id(), "00000000000000000009-3-000000000000abcd-433f2d87356bf3b04fd8c74413d60d43");
+    assert_eq!(file.id(), "00000000000000000009-3-000000000000abcd-ffd7022dc0c80664f40c2824ec7b4f45");
     assert_eq!(file.path().file_name().unwrap().to_str().unwrap(), format!("snapshot-{}.snap", file.id()));
 }
 

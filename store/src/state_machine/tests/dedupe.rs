@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::{
-    dedupe::{DEDUPE_RETENTION_MS, IDEMPOTENCY_KEY_BYTES_MAX},
+    dedupe::{DEDUPE_BYTES_MAX, DEDUPE_RETENTION_MS, IDEMPOTENCY_KEY_BYTES_MAX},
     outcome::Refusal,
     snapshot::{SnapshotReader, SnapshotReceiver},
+    state_machine::{dedupe::DedupeTable, load::hash_engine},
 };
 
 fn asked(key: &str) -> Option<Idempotency> {
@@ -116,6 +117,49 @@ fn outcomes_are_forgotten_by_the_logs_clock_and_leave_the_engine() {
     assert_eq!(reopened.state.stats().unwrap().dedupe_entries, 1);
     reopened.catch_up(&log);
     assert_eq!(reopened.run_once(&put("counter", "0"), asked("retry-0")), again(&first));
+}
+
+#[test]
+fn notes_in_place_of_large_outcomes_reach_engine_and_hash() {
+    const ANSWER_BYTES: usize = 60 * 1024;
+    let changes = DEDUPE_BYTES_MAX as usize / ANSWER_BYTES + 10;
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::manual(dir.path(), EngineKind::Memory);
+    fixture.run(&put("large", &"x".repeat(ANSWER_BYTES)));
+    let write = |n: usize| {
+        let Command::Txn(mut txn) = put(&format!("counter/{n}"), "x") else { unreachable!("a put is a transaction") };
+        txn.success.push(TxnOp::Get { key: bytes("large"), keys_only: false });
+        Command::Txn(txn)
+    };
+    // A millisecond apart, so that none expires.
+    let once = |fixture: &Fixture, n: usize| {
+        let index = fixture.state.applied().map_or(1, |last| last.index + 1);
+        let proposal = Proposal::new(&write(n)).once(asked(&format!("large-{n}")));
+        let proposal = Proposal { time_ms: 1_000 + index, uptime_ms: 1_000 + index, ..proposal };
+        let entry = Entry { log_id: log_id(index), payload: EntryPayload::Normal(proposal) };
+        let outcome = fixture.machine.shared.apply_entry(entry).unwrap();
+        fixture.machine.shared.announce();
+        outcome
+    };
+    for n in 0..changes {
+        let outcome = once(&fixture, n);
+        assert!(matches!(outcome, Outcome::Txn(_)), "{outcome:?}");
+        if n % 100 == 0 {
+            fixture.persist_all();
+        }
+    }
+    fixture.persist_all();
+    {
+        let live = fixture.machine.shared.live.read();
+        assert_eq!(hash_engine(&*live.generation.engine, &Default::default()).unwrap(), live.meta.hash);
+        assert_eq!(DedupeTable::read(&*live.generation.engine).unwrap(), *live.dedupe);
+    }
+    let revision = fixture.state.revision();
+    let note = Outcome::Refused(Refusal::AnswerForgotten);
+    assert_eq!(once(&fixture, 0), again(&note));
+    let newest = once(&fixture, changes - 1);
+    assert!(matches!(newest, Outcome::Replayed(first) if matches!(*first, Outcome::Txn(_))));
+    assert_eq!(fixture.state.revision(), revision, "nothing is done twice");
 }
 
 #[test]

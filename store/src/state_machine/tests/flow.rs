@@ -6,7 +6,7 @@ use openraft::storage::EntryResponder;
 use super::*;
 use crate::{
     outcome::Refusal,
-    state_machine::{BATCH_KEYS_MAX, OVERLAY_ENTRIES_MAX},
+    state_machine::{BATCH_KEYS_MAX, HASH_CHECKPOINTS_MAX, OVERLAY_ENTRIES_MAX},
 };
 
 fn stream_of(
@@ -50,6 +50,12 @@ async fn apply_waits_for_room_in_the_overlay() {
     let mut apply = Box::pin(fixture.machine.apply(stream_of(entries)));
     {
         let _writer_blocked = shared.persisted.lock();
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while state.stats().unwrap().overlay_entries < OVERLAY_ENTRIES_MAX {
+            assert!((&mut apply).now_or_never().is_none(), "the overlay has no bound");
+            assert!(std::time::Instant::now() < deadline, "the overlay does not fill");
+            std::thread::yield_now();
+        }
         assert!((&mut apply).now_or_never().is_none(), "the overlay has no bound");
         assert_eq!(state.stats().unwrap().overlay_entries, OVERLAY_ENTRIES_MAX);
     }
@@ -115,6 +121,21 @@ async fn watches_tell_of_the_directory_and_the_membership() {
 }
 
 #[tokio::test]
+async fn checkpoints_of_the_hash_are_kept_where_no_time_passes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(dir.path(), EngineKind::Memory);
+    let at_once = puts(1..2_500).into_iter().map(|mut entry| {
+        if let EntryPayload::Normal(proposal) = &mut entry.payload {
+            proposal.time_ms = 7;
+        }
+        entry
+    });
+    fixture.machine.apply(stream_of(at_once.collect())).await.unwrap();
+    let indexes: Vec<u64> = fixture.state.hash().checkpoints.iter().map(|(index, _)| *index).collect();
+    assert_eq!(indexes, [1_000, 2_000]);
+}
+
+#[tokio::test]
 async fn checkpoints_of_the_hash_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let mut fixture = Fixture::open(dir.path(), EngineKind::Memory);
@@ -122,10 +143,12 @@ async fn checkpoints_of_the_hash_are_kept() {
     let hash = fixture.state.hash();
     assert_eq!((hash.applied_index, hash.revision), (2_499, 2_499));
     let indexes: Vec<u64> = hash.checkpoints.iter().map(|(index, _)| *index).collect();
-    assert_eq!(indexes, [1_000, 2_000]);
+    // A second of the log's time passes with each entry: the first of each ten seconds, as many as are kept.
+    assert_eq!(indexes, (1_860..=2_490).step_by(10).collect::<Vec<_>>());
+    assert_eq!(indexes.len(), HASH_CHECKPOINTS_MAX);
     let other_dir = tempfile::tempdir().unwrap();
     let mut other = Fixture::open(other_dir.path(), EngineKind::Memory);
-    other.machine.apply(stream_of(puts(1..1_001))).await.unwrap();
+    other.machine.apply(stream_of(puts(1..1_861))).await.unwrap();
     assert_eq!(other.state.hash().hash, hash.checkpoints[0].1, "equal state at an equal index has an equal hash");
     let mut sum = 0_u128;
     for (key, record) in fixture.dump() {
@@ -211,7 +234,9 @@ async fn a_transaction_larger_than_a_batch_is_one_batch() {
     assert!(fixture.machine.shared.persist_batch().unwrap());
     let index = 2 * BATCH_KEYS_MAX as u64 + 1;
     assert_eq!(fixture.state.stats().unwrap().persisted_index, Some(index), "the deletion and nothing else");
-    let hash = super::super::load::hash_engine(&*fixture.machine.shared.live.read().generation.engine).unwrap();
+    let hash =
+        super::super::load::hash_engine(&*fixture.machine.shared.live.read().generation.engine, &Default::default())
+            .unwrap();
     assert_eq!(hash, fixture.machine.shared.persisted.lock().hash);
     fixture.persist_all();
     assert_eq!(fixture.dump().iter().map(|(key, _)| key.clone()).collect::<Vec<_>>(), ["key0000", "last"]);

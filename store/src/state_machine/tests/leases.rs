@@ -9,7 +9,9 @@ use super::{given::Given, *};
 use crate::{
     change_log::{Change, Replaced},
     command::{RANGE_DELETE_KEYS_MAX, REPLACED_BYTES_MAX},
-    lease::{LEASE_BYTES_MAX, LEASE_KEYS_MAX, Lease, LeaseObserver, LeaseRecord},
+    lease::{
+        LEASE_BYTES_MAX, LEASE_KEYS_MAX, LEASES_KEPT_PER_KIND, LEASES_MAX, Lease, LeaseKind, LeaseObserver, LeaseRecord,
+    },
     outcome::Refusal,
     record::Record,
     state_machine::{
@@ -30,7 +32,8 @@ enum Op {
     Put(u8, u64),
     Delete(u8),
     DeleteRange(u8, u8),
-    Grant(u64),
+    /// Of a kind that ends with its keys, or not.
+    Grant(u64, bool),
     End(u64),
 }
 
@@ -53,7 +56,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0..KEYS, 0..=IDS).prop_map(|(key, lease)| Op::Put(key, lease)),
         1 => (0..KEYS).prop_map(Op::Delete),
         1 => (0..KEYS, 0..KEYS).prop_map(|(start, end)| Op::DeleteRange(start, end)),
-        3 => (1..=IDS).prop_map(Op::Grant),
+        3 => (1..=IDS, prop::bool::ANY).prop_map(|(id, with_keys)| Op::Grant(id, with_keys)),
         1 => (1..=IDS).prop_map(Op::End),
     ]
 }
@@ -74,12 +77,22 @@ fn step() -> impl Strategy<Value = Step> {
 struct Model {
     keys: BTreeMap<Bytes, u64>,
     leases: BTreeSet<u64>,
+    /// Those of them that end with their keys.
+    with_keys: BTreeSet<u64>,
 }
 
 impl Model {
     fn end(&mut self, id: u64) -> bool {
         self.keys.retain(|_, lease| *lease != id);
+        self.with_keys.remove(&id);
         self.leases.remove(&id)
+    }
+
+    /// What the end of a transaction does.
+    fn settle(&mut self) {
+        let keyless: Vec<u64> =
+            self.with_keys.iter().copied().filter(|id| self.keys.values().all(|lease| lease != id)).collect();
+        keyless.into_iter().for_each(|id| assert!(self.end(id)));
     }
 
     /// False where it is refused: nothing of the transaction is done then.
@@ -93,7 +106,13 @@ impl Model {
                 self.keys.remove(&key(*number));
             }
             Op::DeleteRange(start, end) => self.keys.retain(|k, _| !(key(*start) <= *k && *k < key(*end))),
-            Op::Grant(id) => return self.leases.insert(*id),
+            Op::Grant(id, with_keys) => {
+                let granted = self.leases.insert(*id);
+                if granted && *with_keys {
+                    self.with_keys.insert(*id);
+                }
+                return granted;
+            }
             Op::End(id) => return self.end(*id),
         }
         true
@@ -111,7 +130,8 @@ fn command(ops: &[Op]) -> Command {
         },
         Op::Delete(number) => TxnOp::Delete { key: key(*number), prev: false },
         Op::DeleteRange(start, end) => TxnOp::DeleteRange(KeyRange { start: key(*start), end: Some(key(*end)) }),
-        Op::Grant(id) => TxnOp::GrantLease { id: *id, ttl_ms: 1_000 + *id },
+        Op::Grant(id, false) => TxnOp::GrantLease { id: *id, ttl_ms: 1_000 + *id },
+        Op::Grant(id, true) => TxnOp::GrantLeaseFor { id: *id, ttl_ms: 1_000 + *id, kind: LeaseKind::Key },
         Op::End(id) => TxnOp::EndLease { id: *id },
     });
     Command::Txn(Txn { success: success.collect(), ..Txn::default() })
@@ -129,6 +149,7 @@ fn check(fixture: &Fixture, model: &Model) {
             model.keys.iter().filter(|(_, lease)| **lease == id).map(|(key, _)| key.clone()).collect();
         assert_eq!((view.key_count, view.keys), (expected.len() as u64, expected), "lease {id}");
         assert_eq!(view.record.lease.ttl_ms, 1_000 + id);
+        assert_eq!(view.record.lease.kind.ends_with_its_keys(), model.with_keys.contains(&id));
     }
 }
 
@@ -136,8 +157,8 @@ fn check(fixture: &Fixture, model: &Model) {
 fn check_engine(fixture: &Fixture) {
     fixture.persist_all();
     let live = fixture.machine.shared.live.read();
-    assert_eq!(hash_engine(&*live.generation.engine).unwrap(), live.meta.hash);
-    assert_eq!(Leases::read(&*live.generation.engine).unwrap(), live.leases);
+    assert_eq!(hash_engine(&*live.generation.engine, &Default::default()).unwrap(), live.meta.hash);
+    assert_eq!(Leases::read(&*live.generation.engine).unwrap(), *live.leases);
 }
 
 fn run(steps: &[Step], engine: EngineKind) {
@@ -150,6 +171,7 @@ fn run(steps: &[Step], engine: EngineKind) {
             Step::Txn(ops) => {
                 let mut next = model.clone();
                 let done = ops.iter().all(|op| next.apply(op));
+                next.settle();
                 let revision = fixture.state.revision();
                 let outcome = fixture.run(&command(ops));
                 assert_eq!(matches!(outcome, Outcome::Txn(_)), done, "{ops:?}: {outcome:?}");
@@ -236,10 +258,10 @@ fn an_observer_is_told_of_what_happened_and_of_nothing_else() {
     let told = Arc::new(Told::default());
     fixture.state.observe_leases(told.clone());
     for ops in [
-        vec![Op::Grant(3)],
-        vec![Op::Grant(1), Op::Grant(3)],
-        vec![Op::Grant(2), Op::Put(1, 2)],
-        vec![Op::Grant(4), Op::End(4)],
+        vec![Op::Grant(3, false)],
+        vec![Op::Grant(1, false), Op::Grant(3, false)],
+        vec![Op::Grant(2, false), Op::Put(1, 2)],
+        vec![Op::Grant(4, false), Op::End(4)],
         vec![Op::Put(2, 0)],
     ] {
         fixture.run(&command(&ops));
@@ -249,6 +271,78 @@ fn an_observer_is_told_of_what_happened_and_of_nothing_else() {
     assert_eq!(*told.0.lock(), [(3, true), (2, true), (2, false), (3, false)]);
 }
 
+#[test]
+fn the_lease_of_a_put_ends_with_its_last_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::manual(dir.path(), EngineKind::Memory);
+    let told = Arc::new(Told::default());
+    fixture.state.observe_leases(told.clone());
+    let mut run = |ops: &[Op]| {
+        assert!(matches!(fixture.run(&command(ops)), Outcome::Txn(_)), "{ops:?}");
+        std::mem::take(&mut *told.0.lock())
+    };
+    assert_eq!(run(&[Op::Grant(1, true), Op::Put(1, 1)]), [(1, true)]);
+    assert_eq!(run(&[Op::Grant(2, true), Op::Put(1, 2)]), [(1, false), (2, true)], "overwritten");
+    assert_eq!(run(&[Op::Put(2, 2), Op::Put(1, 0)]), [], "another key is attached to it");
+    assert_eq!(run(&[Op::Put(2, 0)]), [(2, false)], "detached");
+    assert_eq!(run(&[Op::Grant(3, true), Op::Put(3, 3)]), [(3, true)]);
+    assert_eq!(run(&[Op::DeleteRange(0, KEYS)]), [(3, false)], "deleted");
+    assert_eq!(run(&[Op::Grant(4, true), Op::Put(4, 4), Op::Grant(5, true), Op::Put(4, 5)]), [(5, true)], "never seen");
+    assert_eq!(run(&[Op::Grant(6, false), Op::Put(4, 6)]), [(5, false), (6, true)]);
+    assert_eq!(run(&[Op::Delete(4)]), [], "an explicit one stays");
+    assert_eq!(fixture.state.lease_count(), 1);
+}
+
+/// So many leases of each kind, without keys.
+fn counted(counts: [usize; 5]) -> Given {
+    let mut view = Given::new([]);
+    let mut id = 1_000_000_000;
+    for (kind, count) in LeaseKind::ALL.into_iter().zip(counts) {
+        let lease = Lease { ttl_ms: 1_000, granted_ms: 1, kind };
+        let change = |id| LeaseChange { id, old: None, new: Some(lease) };
+        let changes: Vec<LeaseChange> = (id..).take(count).map(change).collect();
+        id += count as u64;
+        view.leases.publish(&changes, &[]);
+    }
+    view
+}
+
+#[test]
+fn no_kind_of_lease_takes_the_room_that_is_kept_for_others() {
+    const KEPT: usize = LEASES_KEPT_PER_KIND;
+    let grant = |id, kind| TxnOp::GrantLeaseFor { id, ttl_ms: 1_000, kind };
+    let put = |lease| TxnOp::Put { key: bytes("k"), value: Bytes::new(), content_type: None, lease, prev: false };
+    let refused = |view: &Given, success: Vec<TxnOp>| {
+        let effects = evaluated(view, &Command::Txn(Txn { success, ..Txn::default() }));
+        let refused = effects.outcome == Outcome::Refused(Refusal::TooManyLeases);
+        assert!(refused || matches!(effects.outcome, Outcome::Txn(_)), "{:?}", effects.outcome);
+        assert!(!refused || (effects.changes.is_none() && effects.leases.is_empty()), "nothing is changed");
+        refused
+    };
+    let most = LEASES_MAX - 4 * KEPT;
+    let mut view = counted([0, most - 1, 0, 0, 0]);
+    let key = |id| vec![grant(id, LeaseKind::Key), put(id)];
+    assert!(!refused(&view, key(1)));
+    let first = LeaseChange { id: 1, old: None, new: Some(Lease { ttl_ms: 1, granted_ms: 1, kind: LeaseKind::Key }) };
+    let record = Given::record(1, 0);
+    let attach = Change { key: bytes("k"), new: Some(record.clone()), old: Replaced::Absent { deleted_at: 0 } };
+    view.leases.publish(&[first], &[attach]);
+    view.records.insert(bytes("k"), record);
+    assert!(!refused(&view, key(2)), "it takes the place of the one before");
+    let other = TxnOp::Put { key: bytes("other"), value: Bytes::new(), content_type: None, lease: 3, prev: false };
+    assert!(refused(&view, vec![grant(3, LeaseKind::Key), other]), "one more");
+    for kind in LeaseKind::ALL.into_iter().filter(|kind| *kind != LeaseKind::Key) {
+        assert!(!refused(&view, vec![grant(4, kind)]), "{kind:?}");
+    }
+    // As a release before there were kinds may have left them.
+    let before = counted([LEASES_MAX, 0, 0, 0, KEPT]);
+    assert!(refused(&before, vec![grant(1, LeaseKind::Explicit)]));
+    assert!(!refused(&before, vec![grant(1, LeaseKind::Lock)]));
+    assert!(refused(&before, vec![grant(1, LeaseKind::Name)]), "beyond what is kept for it");
+    let ended = TxnOp::EndLease { id: 1_000_000_000 };
+    assert!(!refused(&before, vec![ended, grant(1, LeaseKind::Explicit)]));
+}
+
 /// `sizes[i]` keys with values of `value_bytes` are attached to lease i + 1.
 fn attached(sizes: &[u64], value_bytes: usize) -> Given {
     let keys = |(id, keys): (u64, &u64)| {
@@ -256,7 +350,7 @@ fn attached(sizes: &[u64], value_bytes: usize) -> Given {
         (0..*keys).map(move |number| (Bytes::from(format!("{id}/{number:06}")), record.clone()))
     };
     let mut view = Given::new((1..).zip(sizes).flat_map(keys));
-    let lease = Lease { ttl_ms: 1_000, granted_ms: 1 };
+    let lease = Lease { ttl_ms: 1_000, granted_ms: 1, kind: LeaseKind::Explicit };
     for id in 1..=sizes.len() as u64 {
         let of_lease = view.records.iter().filter(|(_, record)| record.lease == id);
         let attach = |(key, record): (&Bytes, &Record)| Change {

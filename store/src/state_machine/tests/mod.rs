@@ -11,6 +11,7 @@ mod recovery;
 mod script;
 mod snapshot;
 mod suite;
+mod work;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
