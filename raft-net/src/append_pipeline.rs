@@ -13,7 +13,7 @@ use hexkv_store::{TypeConfig, raft_types::Vote};
 use openraft::{
     EntryPayload, RPCTypes,
     errors::RPCError,
-    raft::{AppendEntriesRequest, StreamAppendResult},
+    raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult},
 };
 use tokio::time::{Instant, Sleep};
 
@@ -51,6 +51,8 @@ struct InFlight {
     call: Result<Call, NetError>,
     bytes: usize,
     vote: Vote,
+    /// Index of an entry before those that are sent which the peer acknowledged before: it cannot be missing there.
+    acknowledged: Option<u64>,
     asked_at: Instant,
     deadline: Instant,
 }
@@ -77,6 +79,7 @@ where
             };
             // Before it is sent: what the peer grants by its answer counts from here.
             let asked_at = Instant::now();
+            let acknowledged = self.client.acknowledged_before(&request);
             let call = self.client.submit(Kind::Append, &request);
             if call.is_err() {
                 // Its error is yielded in its turn, and ends the stream.
@@ -85,7 +88,7 @@ where
             let bytes = entry_bytes(&request);
             self.window_bytes += bytes;
             let (vote, deadline) = (request.vote, asked_at + APPEND_TIMEOUT);
-            self.window.push_back(InFlight { call, bytes, vote, asked_at, deadline });
+            self.window.push_back(InFlight { call, bytes, vote, acknowledged, asked_at, deadline });
         }
     }
 
@@ -131,11 +134,20 @@ where
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Pending => return Poll::Pending,
         };
-        let result = answer.and_then(|frame| decode_answer::<AppendAnswer>("append answer", &frame));
+        let mut result = answer.and_then(|frame| decode_answer::<AppendAnswer>("append answer", &frame));
         if let Some(first) = this.window.pop_front() {
             this.window_bytes -= first.bytes;
-            if let Ok(Ok(_)) = result {
-                this.client.note_grant(&first.vote, first.asked_at);
+            match &result {
+                Ok(Ok(matched)) => {
+                    this.client.note_grant(&first.vote, first.asked_at);
+                    this.client.note_acknowledged(&first.vote, *matched);
+                }
+                Ok(Err(StreamAppendError::Conflict(_))) => {
+                    if let Some(missing) = first.acknowledged {
+                        result = Err(this.client.lost_entries(&first.vote, missing));
+                    }
+                }
+                Ok(Err(StreamAppendError::HigherVote(_))) | Err(_) => {}
             }
         }
         if !matches!(result, Ok(Ok(_))) {
@@ -159,7 +171,7 @@ mod tests {
 
     use futures_util::stream;
     use hexkv_store::{driver::Driver, raft_types::LogId};
-    use openraft::{raft::StreamAppendError, vote::RaftLeaderId, vote::RaftVote};
+    use openraft::vote::{RaftLeaderId, RaftVote};
     use tokio::{io::DuplexStream, sync::mpsc};
 
     use super::*;
@@ -168,7 +180,7 @@ mod tests {
         frame::{FRAME_BYTES_MAX, encode},
         frame_stream::FrameStream,
         handshake,
-        transport::Listener,
+        transport::{Accepted, Listener},
     };
 
     /// In-memory streams: the far ends arrive in a channel.
@@ -179,7 +191,10 @@ mod tests {
     impl Transport for Pipes {
         type Stream = DuplexStream;
         type Listener = NoListener;
-        async fn connect(&self, _: &str) -> io::Result<DuplexStream> {
+        async fn resolve(&self, _: &str) -> io::Result<Vec<SocketAddr>> {
+            Ok(vec![([127, 0, 0, 1], 0).into()])
+        }
+        async fn connect(&self, _: SocketAddr) -> io::Result<DuplexStream> {
             let (near, far) = tokio::io::duplex(1024 * 1024);
             self.0.send(far).map_err(|_| io::ErrorKind::ConnectionRefused)?;
             Ok(near)
@@ -191,7 +206,7 @@ mod tests {
 
     impl Listener for NoListener {
         type Stream = DuplexStream;
-        async fn accept(&mut self) -> io::Result<(DuplexStream, SocketAddr)> {
+        async fn accept(&mut self) -> io::Result<Accepted<DuplexStream>> {
             std::future::pending().await
         }
         fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -200,7 +215,7 @@ mod tests {
     }
 
     fn identity(node_id: u64) -> LocalIdentity {
-        LocalIdentity { cluster_id: Some(1), node_id, incarnation: 1, name: format!("n{node_id}") }
+        LocalIdentity { cluster_id: Some(1), node_id, incarnation: 1, name: format!("n{node_id}"), process: node_id }
     }
 
     fn log_id(index: u64) -> LogId {
@@ -357,6 +372,29 @@ mod tests {
         assert_eq!(network.granted(2).unwrap(), crate::Grant { term: 1, leader: 1, asked_at: begun + later });
         network.reset();
         assert_eq!(network.granted(2), None, "this node is another one now");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conflict_at_an_acknowledged_entry_is_an_error_and_no_conflict() {
+        let (network, mut connections) = network();
+        let client = client(&network).await;
+        let serve = async {
+            let mut far = accept(&mut connections).await;
+            for reply in [Ok(Some(log_id(7))), Err(StreamAppendError::Conflict(log_id(7)))] {
+                let id = far.read().await.unwrap().unwrap().id;
+                answer(&mut far, id, reply).await;
+            }
+            far
+        };
+        let consume = async {
+            let mut first = AppendPipeline::new(&client, stream::iter([request(7)]));
+            first.next().await.unwrap().unwrap().unwrap();
+            AppendPipeline::new(&client, stream::iter([request(7)])).next().await.unwrap()
+        };
+        let (second, _far) = tokio::join!(consume, serve);
+        assert!(matches!(second, Err(RPCError::Unreachable(_))), "openraft backs off: {second:?}");
+        let lost = network.lost_entries();
+        assert_eq!(lost, [crate::LostEntries { node_id: 2, acknowledged: 7, missing: 7 }]);
     }
 
     #[tokio::test(start_paused = true)]

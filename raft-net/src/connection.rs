@@ -10,7 +10,10 @@ use std::{
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use hexkv_store::TypeConfig;
-use openraft::{Raft, raft::VoteRequest};
+use openraft::{
+    Raft,
+    raft::{AppendEntriesRequest, VoteRequest},
+};
 use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -27,6 +30,7 @@ use crate::{
     handshake,
     identity::{LocalIdentity, PeerIdentity, Purpose},
     message::{Failure, decode_body, encode_answer, encode_failure},
+    process::Seat,
     refusal_log::RefusedBy,
     rpc::{PeerRequest, PeerResponse},
     service::Service,
@@ -42,6 +46,9 @@ const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A connection without requests is closed after this long; later than the side that made it does, so that no
 /// request meets a connection that is just being closed.
 const SERVED_IDLE_TIMEOUT: Duration = IDLE_TIMEOUT.saturating_mul(3);
+/// The same for a connection for entries, which the side that made it keeps open: to make it again may be impossible when
+/// entries have to pass, for example while a firewall drops new connections.
+const SERVED_IDLE_TIMEOUT_RAFT: Duration = Duration::from_secs(3600);
 /// Time that requests under way have to finish when the node stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -58,8 +65,11 @@ pub(crate) enum End {
     #[error("refused: {0}")]
     WeRefuse(Refusal),
     /// Nothing was asked for long.
-    #[error("no request for {SERVED_IDLE_TIMEOUT:?}")]
+    #[error("no request for long")]
     Idle,
+    /// Another process acts as the other side's node.
+    #[error("another process acts as the peer's node now")]
+    Superseded,
     /// This node stops.
     #[error("this node stops")]
     Shutdown,
@@ -78,7 +88,7 @@ impl End {
             Self::WeRefuse(refusal) => Some((RefusedBy::Us, refusal.clone())),
             Self::TheyRefuse(refusal) => Some((RefusedBy::Them, refusal.clone())),
             Self::Protocol(_) | Self::Frame(_) => self.senseless().map(|refusal| (RefusedBy::Us, refusal)),
-            Self::Closed | Self::Idle | Self::Shutdown => None,
+            Self::Closed | Self::Idle | Self::Superseded | Self::Shutdown => None,
         }
     }
 
@@ -87,7 +97,9 @@ impl End {
         match self {
             Self::Protocol(why) => Some(Refusal::Senseless(why.clone())),
             Self::Frame(error) => error.is_senseless().then(|| Refusal::Senseless(error.to_string())),
-            Self::Closed | Self::TheyRefuse(_) | Self::WeRefuse(_) | Self::Idle | Self::Shutdown => None,
+            Self::Closed | Self::TheyRefuse(_) | Self::WeRefuse(_) | Self::Idle | Self::Superseded | Self::Shutdown => {
+                None
+            }
         }
     }
 }
@@ -95,17 +107,30 @@ impl End {
 /// An encoded answer, and the size of its request.
 type Answered = (Vec<u8>, usize);
 
+/// Who speaks on a connection, and what about.
+pub(crate) struct Parties {
+    /// This node, as it was at the handshake.
+    pub(crate) local: LocalIdentity,
+    /// The other side.
+    pub(crate) peer: PeerIdentity,
+    /// What the connection is for.
+    pub(crate) purpose: Purpose,
+    /// The right of the other side's process to act as its node; None = it is not limited.
+    pub(crate) seat: Option<Seat>,
+}
+
 /// One connection past its handshake.
 ///
 /// Invariants: every request gets exactly one answer; `in_flight` and `bytes_in_flight` are the requests read and not
 /// yet answered; AppendEntries go through openraft in the order they came; snapshot messages are served one at a
-/// time, in order; no request is served after this node's identity changed.
+/// time, in order; no request is served after this node's identity changed, or another process took the peer's place.
 pub(crate) struct Connection<I, S: Service> {
     stream: FrameStream<I>,
     service: Arc<S>,
     local: LocalIdentity,
     peer: PeerIdentity,
     purpose: Purpose,
+    seat: Option<Seat>,
     incoming: Arc<Incoming>,
     appends: AppendFeed,
     others: FuturesUnordered<BoxFuture<'static, Answered>>,
@@ -126,9 +151,7 @@ where
     pub(crate) fn new(
         stream: FrameStream<I>,
         service: Arc<S>,
-        local: LocalIdentity,
-        peer: PeerIdentity,
-        purpose: Purpose,
+        Parties { local, peer, purpose, seat }: Parties,
         incoming: Arc<Incoming>,
     ) -> Self {
         let now = Instant::now();
@@ -138,6 +161,7 @@ where
             local,
             peer,
             purpose,
+            seat,
             incoming,
             appends: AppendFeed::default(),
             others: FuturesUnordered::new(),
@@ -233,7 +257,11 @@ where
     /// long.
     fn keep_alive(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         let at_work = self.in_flight > 0 || self.stream.is_inside_frame();
-        let interval = if at_work { ALIVE_INTERVAL } else { SERVED_IDLE_TIMEOUT };
+        let interval = match self.purpose {
+            _ if at_work => ALIVE_INTERVAL,
+            Purpose::Raft => SERVED_IDLE_TIMEOUT_RAFT,
+            Purpose::Peer | Purpose::Urgent | Purpose::Snapshot | Purpose::Guest => SERVED_IDLE_TIMEOUT,
+        };
         loop {
             let due = self.last_sign_of_life + interval;
             // Moved only when it would be late, or when it fires: not for every request.
@@ -286,6 +314,12 @@ where
             self.ending = Some(End::WeRefuse(Refusal::IdentityChanged));
             return Ok(());
         }
+        if self.seat.as_ref().is_some_and(Seat::is_lost) {
+            // The next connection is refused, or shows that the other process has ended.
+            self.fail(&frame, &Failure::Unavailable("another process acts as this node now".into()));
+            self.ending = Some(End::Superseded);
+            return Ok(());
+        }
         let served = match (frame.kind, raft) {
             (Kind::Peer, _) => self.peer_request(&frame),
             (_, Some(raft)) => self.raft_request(&frame, raft),
@@ -335,7 +369,11 @@ where
         let fatal = |e: &dyn std::fmt::Display| Failure::Failed(e.to_string());
         match frame.kind {
             Kind::Append => {
-                let request = decode_body("AppendEntries", frame)?;
+                let request: AppendEntriesRequest<TypeConfig> = decode_body("AppendEntries", frame)?;
+                if !self.service.accepts_append(&request) {
+                    self.fail(frame, &Failure::Unavailable("they contradict what was committed here".into()));
+                    return Ok(());
+                }
                 self.appends.feed(&raft, frame.id, frame.body.len(), request);
             }
             Kind::Vote => {

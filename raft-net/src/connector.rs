@@ -3,7 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -12,24 +12,24 @@ use std::{
 use hexkv_store::NodeId;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    sync::watch,
     time::{Instant, Sleep},
 };
 
 use crate::{
     cookie::Cookie,
+    dialer::Dialer,
     error::{NetError, Refusal},
     frame::{Frame, FrameError, Kind},
     frame_stream::FrameStream,
-    handshake::{self, HandshakeError},
+    handshake::{self, ANY_NODE, HandshakeError},
     identity::{LocalIdentity, PeerIdentity, Purpose},
+    process::{Processes, Seat},
     refusal_log::{RefusalLog, RefusedBy},
     request_queue::RequestQueue,
     transport::Transport,
 };
 
-/// Longest time to open a stream. Shorter than TCP's first retransmission of a lost SYN, after which a fresh attempt
-/// gets through sooner than the old one.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(700);
 /// Longest time for a handshake, on both sides.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection on which a request waits and nothing at all arrives for this long is taken for dead. The serving side
@@ -37,22 +37,41 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Interval of signs of life while a request is being served.
 pub const ALIVE_INTERVAL: Duration = Duration::from_millis(200);
-/// A connection without requests is closed by the side that made it after this long.
+/// A connection without requests is closed by the side that made it after this long, unless it is kept open.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes handed to a connection at once; the rest waits where it can still be given up.
 const OUTPUT_BYTES_MAX: usize = 256 * 1024;
 
+/// Looks up where a node is known to listen.
+pub(crate) type AddressOf = Arc<dyn Fn(NodeId) -> Option<String> + Send + Sync>;
+
 /// What every connection that this node makes has in common.
 pub(crate) struct Connector<T> {
-    transport: T,
+    dialer: Dialer<T>,
     local: Arc<dyn Fn() -> LocalIdentity + Send + Sync>,
     cookie: Cookie,
     refusals: RefusalLog,
+    /// Where a node is known to listen.
+    address_of: AddressOf,
+    pub(crate) processes: Processes,
+    /// The last refusal by a member that proved the cookie.
+    pub(crate) refused: watch::Sender<Option<Refusal>>,
 }
 
 impl<T: Transport> Connector<T> {
-    pub(crate) fn new(transport: T, local: Arc<dyn Fn() -> LocalIdentity + Send + Sync>, cookie: Cookie) -> Self {
-        Self { transport, local, cookie, refusals: RefusalLog::default() }
+    pub(crate) fn new(
+        transport: T,
+        local: Arc<dyn Fn() -> LocalIdentity + Send + Sync>,
+        cookie: Cookie,
+        address_of: AddressOf,
+    ) -> Self {
+        let (refusals, processes, refused) = (RefusalLog::default(), Processes::default(), watch::Sender::new(None));
+        Self { dialer: Dialer::new(transport), local, cookie, refusals, address_of, processes, refused }
+    }
+
+    /// What makes connections, before any handshake.
+    pub(crate) fn dialer(&self) -> &Dialer<T> {
+        &self.dialer
     }
 
     /// Who this node is now.
@@ -60,26 +79,86 @@ impl<T: Transport> Connector<T> {
         (self.local)()
     }
 
-    /// A connection to `expected` at `address`, past the handshake.
+    /// A connection to `expected` at `address`, past the handshake. A member's process must be the one that acts as it.
     pub(crate) async fn connect(
         &self,
         address: &str,
         purpose: Purpose,
         expected: NodeId,
     ) -> Result<(FrameStream<T::Stream>, PeerIdentity), NetError> {
+        let (mut stream, peer) = self.open(address, purpose, expected).await?;
+        if purpose != Purpose::Guest
+            && let Err(refusal) = self.admit(&peer, address, true).await
+        {
+            let sent = handshake::refuse(&mut stream, refusal.clone());
+            if tokio::time::timeout(HANDSHAKE_TIMEOUT, sent).await.is_err() {
+                tracing::debug!(%peer, "the refused side does not read");
+            }
+            self.refusals.warn(address, RefusedBy::Us, &refusal);
+            return Err(NetError::Refused(refusal));
+        }
+        Ok((stream, peer))
+    }
+
+    /// Whether `peer`, which connected from, or was reached at, `address`, may act as its node.
+    pub(crate) async fn admit(
+        &self,
+        peer: &PeerIdentity,
+        address: &str,
+        dialled: bool,
+    ) -> Result<Option<Seat>, Refusal> {
+        let known = (self.address_of)(peer.node_id);
+        let probe = |at: String| async move {
+            let (_, found) = self.open(&at, Purpose::Guest, ANY_NODE).await.ok()?;
+            found.process.filter(|_| found.node_id == peer.node_id)
+        };
+        self.processes.admit(peer, address, dialled, known, probe).await
+    }
+
+    /// Logs a refusal after the handshake, and passes on one of this node.
+    fn note_refusal(&self, address: &str, by: RefusedBy, refusal: &Refusal) {
+        self.refusals.warn(address, by, refusal);
+        if by == RefusedBy::Them {
+            self.refused.send_replace(Some(refusal.clone()));
+        }
+    }
+
+    /// A connection past the handshake, whichever process answers.
+    async fn open(
+        &self,
+        address: &str,
+        purpose: Purpose,
+        expected: NodeId,
+    ) -> Result<(FrameStream<T::Stream>, PeerIdentity), NetError> {
         let failed = |e| NetError::connect(address, e);
-        let timed_out = |what| failed(io::Error::new(io::ErrorKind::TimedOut, what));
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, self.transport.connect(address))
-            .await
-            .map_err(|_| timed_out("no connection in time"))?
-            .map_err(failed)?;
-        let mut stream = FrameStream::new(stream);
+        let dialed = self.dialer.dial(address).await.map_err(failed)?;
+        let mut stream = FrameStream::new(dialed.stream);
+        match self.shake_hands(&mut stream, address, purpose, expected).await {
+            Ok(peer) => {
+                self.dialer.confirm(&dialed.route);
+                Ok((stream, peer))
+            }
+            Err(e) => {
+                self.dialer.refute(&dialed.route);
+                Err(e)
+            }
+        }
+    }
+
+    async fn shake_hands(
+        &self,
+        stream: &mut FrameStream<T::Stream>,
+        address: &str,
+        purpose: Purpose,
+        expected: NodeId,
+    ) -> Result<PeerIdentity, NetError> {
+        let failed = |e| NetError::connect(address, e);
+        let timed_out = || failed(io::Error::new(io::ErrorKind::TimedOut, "no handshake in time"));
         let local = self.local();
-        let shaken = handshake::initiate(&mut stream, &local, &self.cookie, purpose, expected);
-        let shaken =
-            tokio::time::timeout(HANDSHAKE_TIMEOUT, shaken).await.map_err(|_| timed_out("no handshake in time"))?;
+        let shaken = handshake::initiate(stream, &local, &self.cookie, purpose, expected);
+        let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaken).await.map_err(|_| timed_out())?;
         match shaken {
-            Ok(peer) => Ok((stream, peer)),
+            Ok(peer) => Ok(peer),
             Err(HandshakeError::WeRefuse(refusal)) => {
                 self.refusals.warn(address, RefusedBy::Us, &refusal);
                 Err(NetError::Refused(refusal))
@@ -104,7 +183,7 @@ impl<T: Transport> Connector<T> {
         }
     }
 
-    /// Connects and reconnects as long as `queue` has requests, and carries them. Ends when it has none.
+    /// Connects and reconnects as long as `queue` has requests or is kept open, and carries them. Ends when it has none.
     pub(crate) async fn drive(self: Arc<Self>, queue: Arc<RequestQueue>) {
         let retired = queue.retired.clone();
         // Whoever retires the queue fails its requests; here only the connection has to go.
@@ -113,23 +192,22 @@ impl<T: Transport> Connector<T> {
 
     async fn drive_until_idle(&self, queue: &RequestQueue) {
         loop {
-            if let Some(after) = queue.connect_after() {
-                tokio::time::sleep_until(after).await;
-            }
+            wait_to_connect(queue).await;
             let address = queue.address();
             match self.connect(&address, queue.purpose, queue.target).await {
                 Ok((stream, peer)) => {
                     tracing::debug!(%peer, address, purpose = ?queue.purpose, "connected");
-                    queue.connected();
+                    let connected_at = Instant::now();
                     let end = Carrier::new(stream, queue).run().await;
                     tracing::debug!(%peer, address, purpose = ?queue.purpose, %end, "disconnected");
                     if let Some((by, refusal)) = end.refusal() {
-                        self.refusals.warn(&address, by, &refusal);
+                        self.note_refusal(&address, by, &refusal);
                     }
-                    queue.disconnected(&end.into_error());
+                    queue.disconnected(&end.into_error(), connected_at.elapsed());
                 }
                 Err(error) => {
                     tracing::debug!(address, purpose = ?queue.purpose, %error, "not connected");
+                    queue.contact.note_trouble(error.to_string());
                     queue.connect_failed(&error);
                 }
             }
@@ -138,6 +216,17 @@ impl<T: Transport> Connector<T> {
             }
         }
     }
+}
+
+/// Waits out the delay before the next attempt to connect. A request that comes meanwhile shortens it.
+async fn wait_to_connect(queue: &RequestQueue) {
+    let mut timer = pin!(tokio::time::sleep_until(Instant::now()));
+    poll_fn(|cx| {
+        let Some(due) = queue.connect_due(cx) else { return Poll::Ready(()) };
+        timer.as_mut().reset(due);
+        timer.as_mut().poll(cx)
+    })
+    .await;
 }
 
 /// Why a connection ended.
@@ -208,7 +297,7 @@ struct Carrier<'a, S> {
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Carrier<'a, S> {
     fn new(stream: FrameStream<S>, queue: &'a RequestQueue) -> Self {
         let now = Instant::now();
-        queue.contact.note(now);
+        queue.contact.note_connected(now);
         let timer = Box::pin(tokio::time::sleep_until(now + IDLE_TIMEOUT));
         Self { stream, queue, unanswered: 0, last_progress: now, blocked: false, timer }
     }
@@ -287,8 +376,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Carrier<'a, S> {
             if self.timer.as_mut().poll(cx).is_pending() {
                 return Ok(());
             }
-            if Instant::now() >= due {
-                return Err(end);
+            let now = Instant::now();
+            match end {
+                End::Idle if now >= due && self.queue.is_kept_open() => self.last_progress = now,
+                _ if now >= due => return Err(end),
+                _ => {}
             }
             self.timer.as_mut().reset(due);
         }
@@ -359,7 +451,7 @@ mod tests {
         };
         assert!(matches!(end, End::Stalled));
         assert!(started.elapsed() >= working + STALL_TIMEOUT, "{:?}", started.elapsed());
-        queue.disconnected(&end.into_error());
+        queue.disconnected(&end.into_error(), Duration::ZERO);
         assert!(call.within(STALL_TIMEOUT).await.unwrap_err().maybe_delivered());
     }
 
@@ -389,9 +481,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_connection_is_closed() {
-        let (queue, near, _far) = carried();
-        assert!(matches!(Carrier::new(near, &queue).run().await, End::Idle));
+    async fn an_idle_connection_is_closed_unless_it_is_kept_open() {
+        let (queue, near, far) = carried();
+        assert!(queue.keep_open(Some("here:1")), "nothing drives it yet");
+        let carried = Carrier::new(near, &queue).run();
+        let mut carried = pin!(carried);
+        tokio::time::timeout(10 * IDLE_TIMEOUT, &mut carried).await.expect_err("it is kept open");
+        assert!(!queue.keep_open(None));
+        tokio::time::timeout(2 * IDLE_TIMEOUT, &mut carried).await.expect("it is idle");
+        drop(far);
     }
 
     #[tokio::test]
@@ -400,7 +498,7 @@ mod tests {
         let calls = [submit(&queue), submit(&queue)];
         far.write(frame::encode(0, Kind::Refused, &Refusal::TooManyConnections).unwrap()).await.unwrap();
         let end = Carrier::new(near, &queue).run().await;
-        queue.disconnected(&end.into_error());
+        queue.disconnected(&end.into_error(), Duration::ZERO);
         for call in calls {
             let error = call.within(Duration::from_secs(5)).await.unwrap_err();
             assert!(matches!(error, NetError::Refused(Refusal::TooManyConnections)), "{error:?}");
@@ -415,7 +513,7 @@ mod tests {
         far.write(frame::encode(0, Kind::Refused, &refusal).unwrap()).await.unwrap();
         let end = Carrier::new(near, &queue).run().await;
         assert!(matches!(end.refusal(), Some((RefusedBy::Them, told)) if told == refusal));
-        queue.disconnected(&end.into_error());
+        queue.disconnected(&end.into_error(), Duration::ZERO);
         let error = call.within(Duration::from_secs(5)).await.unwrap_err();
         assert!(matches!(error, NetError::Protocol(_)) && error.maybe_delivered(), "{error:?}");
     }

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// The last sign of life of a node, over all connections to it. Invariant: only moves forward.
@@ -12,11 +13,13 @@ pub(crate) struct Contact {
     base: Instant,
     /// Nanoseconds after `base`, plus one; 0 = never.
     last: AtomicU64,
+    /// Why the last attempt to connect failed; None after one that did not.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Default for Contact {
     fn default() -> Self {
-        Self { base: Instant::now(), last: AtomicU64::new(0) }
+        Self { base: Instant::now(), last: AtomicU64::new(0), trouble: Mutex::default() }
     }
 }
 
@@ -25,6 +28,22 @@ impl Contact {
     pub(crate) fn note(&self, now: Instant) {
         let nanos = u64::try_from((now - self.base).as_nanos()).unwrap_or(u64::MAX - 1);
         self.last.fetch_max(nanos + 1, Ordering::Relaxed);
+    }
+
+    /// A connection was made.
+    pub(crate) fn note_connected(&self, now: Instant) {
+        self.note(now);
+        *self.trouble.lock() = None;
+    }
+
+    /// No connection could be made, because of `why`.
+    pub(crate) fn note_trouble(&self, why: String) {
+        *self.trouble.lock() = Some(why);
+    }
+
+    /// Why the last attempt to connect failed, if it did.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
     }
 
     /// When something last arrived.

@@ -123,6 +123,26 @@ pub enum Refusal {
     /// What arrived after the handshake is no message, or none that belongs there: too long, damaged, or senseless.
     #[error("what came makes no sense here: {0}")]
     Senseless(String),
+    /// Another process runs as the same node, and answers: the refused one uses a copy of its data directory.
+    #[error(
+        "another process runs as this node at {first}, and the one at {second} uses a copy of its data directory (a cloned disk or machine); start the copy with an empty DATA_DIR, as a new node, or stop the other one first"
+    )]
+    CopiedNode {
+        /// Where the accepted process answers.
+        first: String,
+        /// Where the refused process connected from, or listens.
+        second: String,
+    },
+    /// The data directory of the refused node is older than one that the same node used before.
+    #[error(
+        "the data directory is an old one: start {has} of this node, and start {had} was seen before; what it acknowledged since is lost, so it must come back as a new member"
+    )]
+    RolledBack {
+        /// The highest start that was seen, counted from 1.
+        had: u64,
+        /// The start of the refused process.
+        has: u64,
+    },
 }
 
 impl Refusal {
@@ -139,6 +159,8 @@ impl Refusal {
             Self::NoHandshake(_) => "no_handshake",
             Self::TooManyConnections => "too_many_connections",
             Self::Senseless(_) => "senseless",
+            Self::CopiedNode { .. } => "copied_node",
+            Self::RolledBack { .. } => "rolled_back",
         }
     }
 }

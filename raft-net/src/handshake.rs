@@ -29,9 +29,11 @@ use crate::{
 };
 
 /// The newest version of everything that nodes send each other that this binary speaks.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 /// The oldest one: a release speaks what the one before it spoke, too, so that a cluster can be upgraded node by node.
 pub const PROTOCOL_VERSION_OLDEST: u16 = 3;
+/// The first version in which a nonce begins with the number of the process that sends it.
+const PROCESS_NUMBER_SINCE: u16 = 4;
 /// What this binary tells of itself.
 pub(crate) const SPOKEN: Spoken = Spoken { oldest: PROTOCOL_VERSION_OLDEST, newest: PROTOCOL_VERSION };
 /// Node id that stands for "whoever listens there".
@@ -116,23 +118,29 @@ struct Introduction {
     node_id: NodeId,
     incarnation: u64,
     name: String,
+    /// From version 4 on, the number of the process and 24 random bytes; before, random bytes only.
     nonce: [u8; 32],
 }
 
 impl Introduction {
     fn of(local: &LocalIdentity) -> Self {
+        let mut nonce: [u8; 32] = hexkv_store::entropy::random();
+        nonce[..8].copy_from_slice(&local.process.to_le_bytes());
         Self {
             cluster_id: local.cluster_id,
             node_id: local.node_id,
             incarnation: local.incarnation,
             name: local.name.clone(),
-            nonce: hexkv_store::entropy::random(),
+            nonce,
         }
     }
 
-    fn into_peer(self, guest: bool) -> PeerIdentity {
-        let Self { cluster_id, node_id, incarnation, name, nonce: _ } = self;
-        PeerIdentity { cluster_id, node_id, incarnation, name, guest }
+    /// The sender, which speaks `version` with this node.
+    fn into_peer(self, guest: bool, version: u16) -> PeerIdentity {
+        let Self { cluster_id, node_id, incarnation, name, nonce } = self;
+        let number = nonce.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        let process = number.filter(|_| version >= PROCESS_NUMBER_SINCE);
+        PeerIdentity { cluster_id, node_id, incarnation, name, process, guest }
     }
 }
 
@@ -179,7 +187,7 @@ async fn initiate_speaking<S: AsyncRead + AsyncWrite + Unpin>(
         return Err(refuse(stream, Refusal::WrongNode { ours: who.node_id, expected }).await);
     }
     stream.set_limit(FRAME_BYTES_MAX);
-    Ok((who.into_peer(guest), version))
+    Ok((who.into_peer(guest, version), version))
 }
 
 /// The listening side.
@@ -220,7 +228,7 @@ async fn respond_speaking<S: AsyncRead + AsyncWrite + Unpin>(
     }
     send(stream, Kind::Welcome, &cookie.prove(Role::Responder, &hello.body, &challenge)).await?;
     stream.set_limit(FRAME_BYTES_MAX);
-    Ok((who.into_peer(guest), purpose, version))
+    Ok((who.into_peer(guest, version), purpose, version))
 }
 
 /// What keeps these two nodes apart. Members must be of one cluster, and of a cluster at all.
@@ -333,7 +341,7 @@ mod tests {
     use super::*;
 
     fn node(cluster_id: Option<u64>, node_id: NodeId) -> LocalIdentity {
-        LocalIdentity { cluster_id, node_id, incarnation: 3, name: format!("n{node_id}@here") }
+        LocalIdentity { cluster_id, node_id, incarnation: 3, name: format!("n{node_id}@here"), process: node_id * 100 }
     }
 
     fn pipe() -> (FrameStream<DuplexStream>, FrameStream<DuplexStream>) {
@@ -373,6 +381,24 @@ mod tests {
         assert_eq!((a.node_id, b.node_id), (2, 1));
         assert_eq!((a.name.as_str(), b.incarnation, b.guest), ("n2@here", 3, false));
         assert_eq!(purpose, Purpose::Urgent);
+    }
+
+    #[tokio::test]
+    async fn both_sides_learn_the_number_of_the_others_process() {
+        let (a, b) = shake((node(Some(9), 1), "c"), (node(Some(9), 2), "c"), Purpose::Raft, 2).await;
+        assert_eq!((a.unwrap().process, b.unwrap().0.process), (Some(200), Some(100)));
+    }
+
+    #[tokio::test]
+    async fn a_release_before_process_numbers_is_not_credited_with_one() {
+        let (mut from, mut to) = pipe();
+        let (one, other, cookie) = (node(Some(9), 1), node(Some(9), 2), Cookie::new("c"));
+        let before = Spoken { oldest: 3, newest: 3 };
+        let (a, b) = tokio::join!(
+            initiate_speaking(before, &mut from, &one, &cookie, Purpose::Raft, 2),
+            respond_speaking(SPOKEN, &mut to, &other, &cookie)
+        );
+        assert_eq!((a.unwrap().0.process, b.unwrap().0.process), (None, None));
     }
 
     #[tokio::test]

@@ -16,6 +16,8 @@ pub struct LocalIdentity {
     pub incarnation: u64,
     /// Full name, `hex_hub1@127.0.0.1`.
     pub name: String,
+    /// Random, drawn at each start of the process: two processes that use copies of one data directory differ in it.
+    pub process: u64,
 }
 
 /// Who the other side of a connection is, as it said and proved with the cookie.
@@ -29,6 +31,8 @@ pub struct PeerIdentity {
     pub incarnation: u64,
     /// Its full name.
     pub name: String,
+    /// The number of its process, see [`LocalIdentity::process`]; None = a release that sends none.
+    pub process: Option<u64>,
     /// It speaks as a guest: knows the cookie, but does not claim to be a member.
     pub guest: bool,
 }

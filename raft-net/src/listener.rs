@@ -16,16 +16,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    connection::Connection,
+    connection::{Connection, Parties},
     connector::HANDSHAKE_TIMEOUT,
     cookie::Cookie,
     error::Refusal,
     frame_stream::FrameStream,
     handshake::{self, HandshakeError},
+    identity::PeerIdentity,
+    process::Seat,
     refusal_log::{RefusalLog, RefusedBy},
     service::Service,
     snapshot_transfer::Incoming,
-    transport::Listener,
+    transport::{Accepted, Listener},
 };
 
 /// Most connections that have not proved anything yet. One more ends the oldest: an honest node needs milliseconds
@@ -97,7 +99,7 @@ pub async fn serve<L: Listener, S: Service>(
             () = shared.shutdown.cancelled() => break,
             Some(ended) = tasks.join_next() => report(ended),
             accepted = listener.accept() => match accepted {
-                Ok((stream, from)) => {
+                Ok(Accepted { stream, from, close: _ }) => {
                     // Registered here, so that the limit holds however late the task runs.
                     let (id, superseded) = shared.handshakes.lock().begin();
                     tasks.spawn(shared.clone().connection(FrameStream::new(stream), from, id, superseded));
@@ -167,21 +169,47 @@ impl<S: Service> Shared<S> {
         let _counted = match Counted::new(&self.connections) {
             Some(counted) => counted,
             None => {
-                let told = handshake::refuse(&mut stream, Refusal::TooManyConnections);
-                if tokio::time::timeout(HANDSHAKE_TIMEOUT, told).await.is_err() {
-                    tracing::debug!(%peer, "the refused side does not listen");
-                }
-                return self.refusals.warn(&address, RefusedBy::Us, &Refusal::TooManyConnections);
+                return self.turn_away(&mut stream, &peer, &address, Refusal::TooManyConnections).await;
             }
         };
+        let seat = match self.seat(&peer, from).await {
+            Ok(seat) => seat,
+            Err(refusal) => return self.turn_away(&mut stream, &peer, &address, refusal).await,
+        };
         tracing::debug!(%peer, %from, ?purpose, "connection accepted");
-        let connection =
-            Connection::new(stream, self.service.clone(), local, peer.clone(), purpose, self.incoming.clone());
+        let parties = Parties { local, peer: peer.clone(), purpose, seat };
+        let connection = Connection::new(stream, self.service.clone(), parties, self.incoming.clone());
         let end = connection.run(&self.shutdown).await;
         tracing::debug!(%peer, %from, ?purpose, %end, "connection ended");
         if let Some((by, refusal)) = end.refusal() {
             self.refusals.warn(&address, by, &refusal);
+            if by == RefusedBy::Them {
+                self.service.refused(&refusal);
+            }
         }
+    }
+
+    /// Guests act as no node.
+    async fn seat(&self, peer: &PeerIdentity, from: SocketAddr) -> Result<Option<Seat>, Refusal> {
+        if peer.guest {
+            return Ok(None);
+        }
+        tokio::select! {
+            seat = self.service.admits(peer.clone(), from.to_string()) => seat,
+            () = self.shutdown.cancelled() => Ok(None),
+        }
+    }
+
+    /// Refuses a peer that has proved the cookie.
+    async fn turn_away<I>(&self, stream: &mut FrameStream<I>, peer: &PeerIdentity, address: &str, refusal: Refusal)
+    where
+        I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
+        let sent = handshake::refuse(stream, refusal.clone());
+        if tokio::time::timeout(HANDSHAKE_TIMEOUT, sent).await.is_err() {
+            tracing::debug!(%peer, "the refused side does not read");
+        }
+        self.refusals.warn(address, RefusedBy::Us, &refusal);
     }
 }
 

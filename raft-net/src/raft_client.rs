@@ -3,7 +3,13 @@
 use std::{future::Future, time::Duration};
 
 use futures_util::{Stream, future::BoxFuture, stream::BoxStream};
-use hexkv_store::{NodeAddress, NodeId, TypeConfig, driver::Driver, entropy, raft_types::Vote, snapshot::SnapshotFile};
+use hexkv_store::{
+    NodeAddress, NodeId, TypeConfig,
+    driver::Driver,
+    entropy,
+    raft_types::{LogId, Vote},
+    snapshot::SnapshotFile,
+};
 use openraft::{
     RPCTypes,
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
@@ -90,6 +96,26 @@ impl<T: Transport> PeerClient<T> {
     /// The peer accepted an AppendEntries under `vote` that was handed over at `asked_at`.
     pub(crate) fn note_grant(&self, vote: &Vote, asked_at: Instant) {
         self.network.note_grant(self.target, vote, asked_at);
+    }
+
+    /// The peer holds entries up to `matched`, and acknowledged that under `vote`.
+    pub(crate) fn note_acknowledged(&self, vote: &Vote, matched: Option<LogId>) {
+        self.network.acknowledged().note(self.target, vote, matched);
+    }
+
+    /// Index of the entry that `request` follows, where the peer acknowledged that one under the same vote. openraft sends
+    /// heartbeats behind what the peer acknowledged.
+    pub(crate) fn acknowledged_before(&self, request: &AppendEntriesRequest<TypeConfig>) -> Option<u64> {
+        let previous = request.prev_log_id?.index;
+        let heartbeat = self.purpose == Purpose::Urgent;
+        let covered = heartbeat || self.network.acknowledged().covers(self.target, &request.vote, previous);
+        covered.then_some(previous)
+    }
+
+    /// The peer lost the entry at `missing`, which it acknowledged under `vote`. The error for openraft, which backs off.
+    pub(crate) fn lost_entries(&self, vote: &Vote, missing: u64) -> NetError {
+        self.network.acknowledged().note_lost(self.target, vote, missing);
+        NetError::Failed(format!("it lost log entry {missing}, which it acknowledged"))
     }
 
     /// What runs work that blocks.
@@ -196,10 +222,16 @@ impl<T: Transport> NetSnapshot<TypeConfig> for PeerClient<T> {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let covered = snapshot.meta.last_log_id;
         tokio::select! {
             biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
-            sent = snapshot_transfer::send(self, vote, snapshot) => sent,
+            sent = snapshot_transfer::send(self, vote, snapshot) => {
+                if sent.as_ref().is_ok_and(|answer| answer.vote == vote) {
+                    self.note_acknowledged(&vote, covered);
+                }
+                sent
+            }
         }
     }
 }

@@ -25,8 +25,12 @@ pub const REQUESTS_WAITING_MAX: usize = 2048;
 pub const REQUEST_BYTES_WAITING_MAX: usize = 64 * 1024 * 1024;
 /// Delay before the second attempt to connect; doubles up to [`RECONNECT_DELAY_MAX`].
 pub(crate) const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(20);
-/// Longest delay between two attempts to connect.
+/// Longest delay between two attempts to connect while a request waits.
 pub(crate) const RECONNECT_DELAY_MAX: Duration = Duration::from_millis(250);
+/// Longest delay between two attempts to connect while no request waits.
+const RECONNECT_IDLE_DELAY_MAX: Duration = Duration::from_secs(1);
+/// A connection that ended sooner counts as an attempt that failed: the other side may close each one at once.
+const CONNECTION_LIFETIME_MIN: Duration = Duration::from_secs(1);
 
 /// Shared by callers and the one task that drives the connection.
 ///
@@ -52,9 +56,19 @@ struct State {
     unsent_bytes: usize,
     waiting: BTreeMap<u64, Waiting>,
     driven: bool,
+    /// The connection stays open without requests, and is made again when it is lost.
+    kept_open: bool,
     connect_failures: u32,
-    connect_after: Option<Instant>,
+    last_failure: Option<LastFailure>,
     driver: Option<Waker>,
+}
+
+/// When an attempt to connect failed, and how long to wait: with requests, and without.
+#[derive(Clone, Copy)]
+struct LastFailure {
+    at: Instant,
+    delay: Duration,
+    idle_delay: Duration,
 }
 
 struct Unsent {
@@ -81,8 +95,9 @@ impl RequestQueue {
                 unsent_bytes: 0,
                 waiting: BTreeMap::new(),
                 driven: false,
+                kept_open: false,
                 connect_failures: 0,
-                connect_after: None,
+                last_failure: None,
                 driver: None,
             }),
         }
@@ -125,9 +140,33 @@ impl RequestQueue {
         self.state.lock().address.clone()
     }
 
-    /// Earliest time of the next attempt to connect.
-    pub(crate) fn connect_after(&self) -> Option<Instant> {
-        self.state.lock().connect_after
+    /// Keeps a connection to `address` open also without requests, from now on, or with None no longer. True when the caller
+    /// must start a driver.
+    pub(crate) fn keep_open(&self, address: Option<&str>) -> bool {
+        let mut state = self.state.lock();
+        state.kept_open = address.is_some();
+        if let Some(address) = address
+            && state.address != address
+        {
+            state.address = address.to_owned();
+        }
+        let start = state.kept_open && !state.driven && !self.retired.is_cancelled();
+        state.driven |= start;
+        start
+    }
+
+    /// Whether the connection stays open without requests.
+    pub(crate) fn is_kept_open(&self) -> bool {
+        self.state.lock().kept_open
+    }
+
+    /// When the next attempt to connect is due; None = now. Wakes `cx` when that may have changed.
+    pub(crate) fn connect_due(&self, cx: &Context<'_>) -> Option<Instant> {
+        let mut state = self.state.lock();
+        let LastFailure { at, delay, idle_delay } = state.last_failure?;
+        let due = at + if state.unsent.is_empty() { idle_delay } else { delay };
+        state.driver = Some(cx.waker().clone());
+        (Instant::now() < due).then_some(due)
     }
 
     /// Hands unsent requests to `take` until it has had `bytes_max`, and wakes `cx` when more come. Returns how many.
@@ -159,21 +198,11 @@ impl RequestQueue {
         }
     }
 
-    /// A connection was made.
-    pub(crate) fn connected(&self) {
-        let mut state = self.state.lock();
-        state.connect_failures = 0;
-        state.connect_after = None;
-    }
-
     /// No connection could be made: every request fails, and the next attempt is put off.
     pub(crate) fn connect_failed(&self, error: &NetError) {
         let failed = {
             let mut state = self.state.lock();
-            let doubled = RECONNECT_DELAY_MIN * 2u32.pow(state.connect_failures.min(8));
-            let delay = doubled.min(RECONNECT_DELAY_MAX).mul_f64(entropy::random_range(0.5..1.0));
-            state.connect_failures = state.connect_failures.saturating_add(1);
-            state.connect_after = Some(Instant::now() + delay);
+            state.put_off_connecting();
             state.drain()
         };
         for waiting in failed {
@@ -181,10 +210,15 @@ impl RequestQueue {
         }
     }
 
-    /// The connection ended: what was handed to it fails, what was not waits for the next one.
-    pub(crate) fn disconnected(&self, error: &NetError) {
+    /// The connection ended, `lifetime` after it was made: what was handed to it fails, what was not waits for the next one.
+    pub(crate) fn disconnected(&self, error: &NetError, lifetime: Duration) {
         let failed: Vec<Waiting> = {
             let mut state = self.state.lock();
+            if lifetime < CONNECTION_LIFETIME_MIN {
+                state.put_off_connecting();
+            } else {
+                (state.connect_failures, state.last_failure) = (0, None);
+            }
             let waiting = std::mem::take(&mut state.waiting);
             let (sent, unsent): (BTreeMap<_, _>, BTreeMap<_, _>) = waiting.into_iter().partition(|(_, w)| w.sent);
             state.waiting = unsent;
@@ -208,10 +242,11 @@ impl RequestQueue {
         }
     }
 
-    /// Lets the driver go if there is nothing to send; the next request starts another one.
+    /// Lets the driver go if there is nothing to send and the connection is not kept open; the next request starts another
+    /// one.
     pub(crate) fn release_driver(&self) -> bool {
         let mut state = self.state.lock();
-        let idle = state.unsent.is_empty() || self.retired.is_cancelled();
+        let idle = (state.unsent.is_empty() && !state.kept_open) || self.retired.is_cancelled();
         if idle {
             state.driven = false;
             state.driver = None;
@@ -241,6 +276,17 @@ impl RequestQueue {
 }
 
 impl State {
+    fn put_off_connecting(&mut self) {
+        let doubled = RECONNECT_DELAY_MIN * 2u32.pow(self.connect_failures.min(8));
+        let jitter = entropy::random_range(0.5..1.0);
+        self.connect_failures = self.connect_failures.saturating_add(1);
+        self.last_failure = Some(LastFailure {
+            at: Instant::now(),
+            delay: doubled.min(RECONNECT_DELAY_MAX).mul_f64(jitter),
+            idle_delay: doubled.min(RECONNECT_IDLE_DELAY_MAX).mul_f64(jitter),
+        });
+    }
+
     fn drain(&mut self) -> Vec<Waiting> {
         self.unsent.clear();
         self.unsent_bytes = 0;
@@ -331,7 +377,7 @@ mod tests {
         let (sent, _) = submit(&queue, 10).unwrap();
         let (unsent, _) = submit(&queue, 10).unwrap();
         assert_eq!(hand_over(&queue, 10), 1);
-        queue.disconnected(&NetError::Closed { sent: true });
+        queue.disconnected(&NetError::Closed { sent: true }, CONNECTION_LIFETIME_MIN);
         assert!(sent.within(Duration::from_secs(5)).await.unwrap_err().maybe_delivered());
         assert!(!queue.release_driver(), "one request is left");
         assert_eq!(hand_over(&queue, usize::MAX), 1);
@@ -362,5 +408,35 @@ mod tests {
         assert!(matches!(unsent.within(Duration::from_secs(5)).await, Err(NetError::Closed { sent: false })));
         assert!(matches!(submit(&queue, 1), Err(NetError::Closed { sent: false })));
         assert!(queue.release_driver());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_shortens_the_wait_of_a_kept_connection() {
+        let queue = queue();
+        assert!(queue.keep_open(Some("here:1")), "it needs a driver");
+        assert!(!queue.release_driver(), "it is kept open");
+        for _ in 0..10 {
+            queue.connect_failed(&NetError::Overloaded);
+        }
+        let failed_at = Instant::now();
+        let due = || queue.connect_due(&Context::from_waker(&noop_waker()));
+        let idle = due().unwrap() - failed_at;
+        assert!(idle > RECONNECT_DELAY_MAX && idle <= RECONNECT_IDLE_DELAY_MAX, "{idle:?}");
+        let (_call, start) = submit(&queue, 1).unwrap();
+        assert!(!start);
+        assert!(due().unwrap() - failed_at <= RECONNECT_DELAY_MAX);
+        tokio::time::advance(RECONNECT_DELAY_MAX).await;
+        assert_eq!(due(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_end_at_once_are_not_made_in_a_loop() {
+        let queue = queue();
+        let due = || queue.connect_due(&Context::from_waker(&noop_waker()));
+        let closed = NetError::Closed { sent: false };
+        queue.disconnected(&closed, Duration::from_millis(5));
+        assert!(due().is_some());
+        queue.disconnected(&closed, CONNECTION_LIFETIME_MIN);
+        assert_eq!(due(), None, "one that lasted is made again at once");
     }
 }

@@ -66,6 +66,9 @@ pub enum PeerRequest {
         /// What it is followed by.
         trace: TraceParent,
     },
+    /// Whether the leader commits, and which followers take no entries; only the leader knows. Only for releases that send a
+    /// process number in the handshake: older ones take it for damage.
+    Progress,
 }
 
 /// What a request is followed by: the parts of a W3C `traceparent`.
@@ -124,6 +127,8 @@ pub enum PeerResponse {
         /// Index of its log entry.
         index: u64,
     },
+    /// To [`PeerRequest::Progress`].
+    Progress(LeaderProgress),
 }
 
 /// Why a peer did not answer a request.
@@ -158,6 +163,9 @@ pub enum PeerError {
     /// There is no such lease; nothing was done.
     #[error("there is no lease {0}")]
     NoSuchLease(u64),
+    /// It does not do it, and will not soon: its disk is full. Nothing was done.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// A lease as the leader sees it.
@@ -280,6 +288,15 @@ pub struct MemberHealth {
     pub last_contact_ms: Option<u64>,
     /// Highest log index known to be on its disk; None for members outside the Raft membership.
     pub matched_index: Option<u64>,
+}
+
+/// How the leader's log moves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderProgress {
+    /// Why nothing is committed or applied, as a sentence; None while all moves.
+    pub stalled: Option<String>,
+    /// Followers and learners that lack entries, with the time since they last took one, in milliseconds.
+    pub peers_stalled_ms: Vec<(NodeId, u64)>,
 }
 
 /// What the leader's reconciler sees, waits for and did, for people.

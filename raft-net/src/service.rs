@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 use hexkv_store::{TypeConfig, driver::Driver, fs::SharedFs, snapshot::SnapshotFile};
-use openraft::{Raft, storage::RaftStateMachine};
+use openraft::{Raft, raft::AppendEntriesRequest, storage::RaftStateMachine};
 
 use crate::{
+    error::Refusal,
     identity::{LocalIdentity, PeerIdentity},
+    process::Seat,
     rpc::{PeerRequest, PeerResponse},
 };
 
@@ -27,6 +29,27 @@ pub trait Service: Send + Sync + 'static {
     /// Whether a candidate gets an answer now. A node that was restarted gives none as long as a lease may run that it
     /// granted before and does not remember. Not asked for candidates to which a leader hands leadership over.
     fn answers_votes(&self) -> bool;
+
+    /// Whether the process of member `peer`, which connected from `from`, may act as that member: see [`Seat`]. None for a peer
+    /// of which that cannot be decided.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    fn admits(&self, peer: PeerIdentity, from: String) -> BoxFuture<'static, Result<Option<Seat>, Refusal>> {
+        let _ = (peer, from);
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// A member that proved the cookie refuses this node.
+    fn refused(&self, refusal: &Refusal) {
+        let _ = refusal;
+    }
+
+    /// Whether AppendEntries may be given to Raft: not when they contradict what is committed here, which openraft takes for granted.
+    fn accepts_append(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
+        let _ = request;
+        true
+    }
 
     /// Where received snapshots go.
     fn snapshot_dir(&self) -> (SharedFs, PathBuf);

@@ -5,7 +5,7 @@ use std::{fmt, io, net::SocketAddr, sync::Arc};
 use futures_util::{FutureExt, TryFutureExt, future::BoxFuture};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Listener, Transport};
+use super::{Accepted, Listener, Transport};
 
 /// A byte stream in both directions.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -23,12 +23,13 @@ pub struct AnyTransport(Arc<dyn Connects>);
 pub struct AnyListener(Box<dyn Accepts>);
 
 trait Connects: Send + Sync {
-    fn connect_any<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<AnyStream>>;
+    fn resolve_any<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>>;
+    fn connect_any(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<AnyStream>>;
     fn bind_any<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<AnyListener>>;
 }
 
 trait Accepts: Send {
-    fn accept_any(&mut self) -> BoxFuture<'_, io::Result<(AnyStream, SocketAddr)>>;
+    fn accept_any(&mut self) -> BoxFuture<'_, io::Result<Accepted<AnyStream>>>;
     fn address(&self) -> io::Result<SocketAddr>;
 }
 
@@ -59,7 +60,11 @@ impl fmt::Debug for AnyListener {
 }
 
 impl<T: Transport> Connects for T {
-    fn connect_any<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<AnyStream>> {
+    fn resolve_any<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        Transport::resolve(self, host).boxed()
+    }
+
+    fn connect_any(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<AnyStream>> {
         Transport::connect(self, address).map_ok(|stream| Box::new(stream) as AnyStream).boxed()
     }
 
@@ -69,8 +74,12 @@ impl<T: Transport> Connects for T {
 }
 
 impl<L: Listener> Accepts for L {
-    fn accept_any(&mut self) -> BoxFuture<'_, io::Result<(AnyStream, SocketAddr)>> {
-        Listener::accept(self).map_ok(|(stream, from)| (Box::new(stream) as AnyStream, from)).boxed()
+    fn accept_any(&mut self) -> BoxFuture<'_, io::Result<Accepted<AnyStream>>> {
+        let boxed = |accepted: Accepted<L::Stream>| {
+            let Accepted { stream, from, close } = accepted;
+            Accepted { stream: Box::new(stream) as AnyStream, from, close }
+        };
+        Listener::accept(self).map_ok(boxed).boxed()
     }
 
     fn address(&self) -> io::Result<SocketAddr> {
@@ -82,7 +91,11 @@ impl Transport for AnyTransport {
     type Stream = AnyStream;
     type Listener = AnyListener;
 
-    async fn connect(&self, address: &str) -> io::Result<AnyStream> {
+    async fn resolve(&self, host: &str) -> io::Result<Vec<SocketAddr>> {
+        self.0.resolve_any(host).await
+    }
+
+    async fn connect(&self, address: SocketAddr) -> io::Result<AnyStream> {
         self.0.connect_any(address).await
     }
 
@@ -94,7 +107,7 @@ impl Transport for AnyTransport {
 impl Listener for AnyListener {
     type Stream = AnyStream;
 
-    async fn accept(&mut self) -> io::Result<(AnyStream, SocketAddr)> {
+    async fn accept(&mut self) -> io::Result<Accepted<AnyStream>> {
         self.0.accept_any().await
     }
 
@@ -114,11 +127,11 @@ mod tests {
     async fn bytes_go_through_a_transport_of_any_kind() {
         let transport = AnyTransport::new(TcpTransport);
         let mut listener = transport.bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (near, far) = tokio::join!(transport.connect(&address), listener.accept());
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(transport.connect(address), listener.accept());
         near.unwrap().write_all(b"through").await.unwrap();
         let mut received = Vec::new();
-        far.unwrap().0.read_to_end(&mut received).await.unwrap();
+        far.unwrap().stream.read_to_end(&mut received).await.unwrap();
         assert_eq!(received, b"through");
     }
 }

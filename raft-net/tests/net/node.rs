@@ -20,6 +20,7 @@ use hexkv_raft_net::{
 use hexkv_store::{
     NodeAddress, TypeConfig,
     driver::Driver,
+    entropy,
     fs::{RealFs, SharedFs},
 };
 use openraft::{Config, Raft, SnapshotPolicy};
@@ -111,7 +112,8 @@ impl TestNode {
     /// A node without Raft.
     pub async fn start_as(id: u64, cluster_id: Option<u64>, cookie: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let identity = LocalIdentity { cluster_id, node_id: id, incarnation: 1, name: format!("n{id}@127.0.0.1") };
+        let (name, process) = (format!("n{id}@127.0.0.1"), entropy::random());
+        let identity = LocalIdentity { cluster_id, node_id: id, incarnation: 1, name, process };
         let service = Arc::new(TestService {
             identity: Mutex::new(identity),
             raft: Mutex::default(),
