@@ -87,6 +87,7 @@ fn code_of(status: StatusCode) -> Code {
     match status.as_u16() {
         404 => Code::NotFound,
         405 => Code::MethodNotAllowed,
+        408 => Code::RequestTimeout,
         410 => Code::Compacted,
         422 => Code::IdempotencyMismatch,
         412 => Code::PreconditionFailed,

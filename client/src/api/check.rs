@@ -27,8 +27,40 @@ pub struct NodeCheck {
     /// Why its state is known to differ from the majority's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub divergent: Option<String>,
+    /// Copies of members that this node refused in the last minute.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<CopyCheck>,
+    /// Members that lost entries which they acknowledged to this node as the leader, by the signs of the last minute.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost_entries: Vec<LostEntriesCheck>,
     /// Each other member, as it is reached from here.
     pub peers: Vec<PeerCheck>,
+}
+
+/// Two processes that use copies of one data directory.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyCheck {
+    /// Full name of the member that both claim to be.
+    pub name: String,
+    /// Where the accepted process answers.
+    pub first: String,
+    /// Where the refused process connected from, or listens.
+    pub second: String,
+    /// Attempts of the refused process.
+    pub attempts: u64,
+}
+
+/// A member whose disk lost entries of the log.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostEntriesCheck {
+    /// Full name, or the id of a node that is no member any more.
+    pub name: String,
+    /// Index of the last entry that it acknowledged.
+    pub acknowledged: u64,
+    /// Index of an entry that it acknowledged and does not hold.
+    pub missing: u64,
 }
 
 /// A data directory.
@@ -42,6 +74,12 @@ pub struct DataDirCheck {
     /// Why no files can be made in it, or in which part of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_writable: Option<String>,
+    /// What is wrong with its disk, and what to do: it runs full, is full or read-only, fails or does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Whether the node refuses writes for that when it leads.
+    #[serde(default)]
+    pub refuses_writes: bool,
     /// What the node may still write there, in bytes.
     pub free_bytes: u64,
     /// Size of its file system, in bytes.

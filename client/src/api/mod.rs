@@ -11,7 +11,7 @@ mod lease;
 mod txn;
 mod watch;
 
-pub use check::{CookieCheck, DataDirCheck, NodeCheck, PeerCheck, PeerResult};
+pub use check::{CookieCheck, CopyCheck, DataDirCheck, LostEntriesCheck, NodeCheck, PeerCheck, PeerResult};
 pub use coordination::{
     CampaignAnswer, CampaignRequest, ElectionStatus, Leader, LockAnswer, LockHolder, LockRequest, LockStatus,
     RegisterRequest, Registration, RegistryAnswer, ReleaseAnswer, RenewRequest, UnregisterAnswer,
@@ -181,6 +181,9 @@ pub struct MemberStatus {
     pub matched_index: Option<u64>,
     /// Entries it lacks.
     pub lag_entries: Option<u64>,
+    /// Since it last took an entry, in milliseconds, while it lacks some; null when it lacks none.
+    #[serde(default)]
+    pub stalled_ms: Option<u64>,
 }
 
 /// `GET /api/cluster/status`.
@@ -199,6 +202,9 @@ pub struct ClusterStatus {
     pub replication_factor: u32,
     /// Whether a majority of the voters is in touch with the leader.
     pub quorum: bool,
+    /// Why nothing is committed, applied or written, as the answering node or the leader finds; null while all moves.
+    #[serde(default)]
+    pub stalled: Option<String>,
     /// All members, by name.
     pub members: Vec<MemberStatus>,
     /// Log index known to be committed.
@@ -352,6 +358,8 @@ pub enum Code {
     KeyTooLarge,
     /// 413.
     ValueTooLarge,
+    /// 408: the body did not arrive in time, or too slowly; nothing was changed.
+    RequestTimeout,
     /// 409: another member has the name.
     NameTaken,
     /// 409: the joining node has data of its own.
@@ -387,6 +395,7 @@ impl Code {
             Self::InvalidArgument => 400,
             Self::KeyNotFound | Self::LeaseNotFound | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::RequestTimeout => 408,
             Self::NameTaken
             | Self::HasData
             | Self::LastMember
@@ -412,6 +421,7 @@ impl Code {
             Self::LeaseNotFound => "Lease not found",
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "Method not allowed",
+            Self::RequestTimeout => "Request timeout",
             Self::PreconditionFailed => "Precondition failed",
             Self::IdempotencyMismatch => "Idempotency key used for another request",
             Self::Compacted => "Revision compacted",

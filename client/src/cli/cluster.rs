@@ -164,6 +164,9 @@ fn print_status(global: &Global, status: &ClusterStatus) -> Result<(), Failure> 
         status.commit_index,
         status.revision,
     ))?;
+    if let Some(why) = &status.stalled {
+        output::line(&format!("NO PROGRESS: {why}\n"))?;
+    }
     print_members(&status.members, status.leader.as_deref())
 }
 

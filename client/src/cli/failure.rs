@@ -108,6 +108,7 @@ fn hint(code: Code) -> Option<String> {
         Code::LastMember => "the last member cannot go: stop the process instead",
         Code::ClusterMismatch => "`client status` at both nodes shows which clusters they belong to",
         Code::Overloaded | Code::Unavailable | Code::Stale => "try again a little later",
+        Code::RequestTimeout => "give it more time (--timeout), or send less at a time",
         Code::Compacted => "start over at the current revision",
         Code::Internal => "the node's log has the details",
         _ => return None,

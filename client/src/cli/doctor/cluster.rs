@@ -11,6 +11,8 @@ use super::gather::Seen;
 const CLOCK_WARNING_MS: i64 = 500;
 /// Clocks that differ by more make times to live and log lines misleading, in milliseconds.
 const CLOCK_ERROR_MS: i64 = 10_000;
+/// A member that lacks entries and has taken none for this long is stuck, in milliseconds: heartbeats pass, entries do not.
+const STALLED_MS_MAX: u64 = 5_000;
 /// A member that lacks more entries is far behind.
 const LAG_ENTRIES_MAX: u64 = 10_000;
 
@@ -24,6 +26,8 @@ pub fn findings(seen: &Seen) -> Vec<Finding> {
     found.extend(of_clocks(seen));
     found.extend(of_versions(seen));
     found.extend(of_states(seen));
+    found.extend(of_copies(seen));
+    found.extend(of_lost_entries(seen));
     found
 }
 
@@ -40,7 +44,21 @@ fn of_status(status: &ClusterStatus) -> Vec<Finding> {
         }
         Some(_) => {}
     }
+    if let Some(why) = &status.stalled {
+        found.push(Finding::error("progress", why.clone(), "client status --explain; client transfer-leader NAME"));
+    }
     for member in &status.members {
+        let stuck = member.stalled_ms.filter(|ms| *ms > STALLED_MS_MAX && member.state == MemberState::Up);
+        if let Some(ms) = stuck {
+            found.push(
+                Finding::error(
+                    "progress",
+                    format!("it answers, but has taken no entry of the log for {:.1} s", ms as f64 / 1000.0),
+                    "check its disk, and that packets of full size pass from the leader to it (MTU)",
+                )
+                .of(&member.name),
+            );
+        }
         if member.state == MemberState::Down {
             let next = "start it; if it is gone for good: `client remove NAME`";
             found.push(Finding::error("members", "the leader does not hear it", next).of(&member.name));
@@ -114,6 +132,40 @@ fn of_versions(seen: &Seen) -> Option<Finding> {
             "finish the upgrade: restart the older ones with the newer binary, one at a time",
         )
     })
+}
+
+/// One finding for each copy, however many nodes refuse it.
+fn of_copies(seen: &Seen) -> Vec<Finding> {
+    let checks = seen.nodes.iter().filter_map(|node| node.check.as_ref().ok());
+    let mut copies: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
+    for copy in checks.flat_map(|check| &check.copies) {
+        copies.entry(copy.name.as_str()).or_insert((copy.first.as_str(), copy.second.as_str()));
+    }
+    let finding = |(name, (first, second)): (&str, (&str, &str))| {
+        Finding::error(
+            "copy",
+            format!("a second process claims to be it: it runs at {first}, and the one at {second} uses a copy of its data directory"),
+            "stop the copy, and start it with an empty DATA_DIR and a name of its own: it joins as a new node",
+        )
+        .of(name)
+    };
+    copies.into_iter().map(finding).collect()
+}
+
+fn of_lost_entries(seen: &Seen) -> Vec<Finding> {
+    let checks = seen.nodes.iter().filter_map(|node| node.check.as_ref().ok());
+    let finding = |lost: &hexkv_client::api::LostEntriesCheck| {
+        Finding::error(
+            "lost_entries",
+            format!(
+                "it acknowledged entries of the log up to {}, and does not hold entry {}: its disk was rolled back, or loses what it reports as written",
+                lost.acknowledged, lost.missing
+            ),
+            "it comes back as a new member by itself; if it does not: stop it, move its data directory aside, start it. See its disk first",
+        )
+        .of(&lost.name)
+    };
+    checks.flat_map(|check| &check.lost_entries).map(finding).collect()
 }
 
 fn of_states(seen: &Seen) -> Vec<Finding> {

@@ -75,8 +75,15 @@ fn of_disk(check: &NodeCheck, disk_free_min: u64) -> Vec<Finding> {
     let dir = &check.data_dir;
     let mut found = Vec::new();
     let free = format!("{} has {} MiB free of {} MiB", dir.path, dir.free_bytes >> 20, dir.total_bytes >> 20);
-    let next = "free some, or move DATA_DIR to a larger disk: a node whose disk is full stops";
-    if dir.free_bytes < DISK_FREE_ERROR_BYTES {
+    let next = "free some, or move DATA_DIR to a larger disk: a leader whose disk is full refuses writes";
+    if let Some(problem) = &dir.problem {
+        let (why, todo) = problem.split_once(" To do: ").unwrap_or((problem, next));
+        let why = why.trim_end_matches('.');
+        found.push(match dir.refuses_writes {
+            true => Finding::error("disk", why, todo),
+            false => Finding::warning("disk", why, todo),
+        });
+    } else if dir.free_bytes < DISK_FREE_ERROR_BYTES {
         found.push(Finding::error("disk", free, next));
     } else if dir.free_bytes < disk_free_min {
         found.push(Finding::warning("disk", free, next));
