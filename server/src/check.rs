@@ -3,12 +3,13 @@
 use std::{io, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use futures_util::future::join_all;
-use hexkv_client::api::{CookieCheck, DataDirCheck, NodeCheck, PeerCheck, PeerResult};
-use hexkv_raft_net::{NetError, Refusal, rpc::PeerRequest};
+use hexkv_client::api::{CookieCheck, CopyCheck, DataDirCheck, LostEntriesCheck, NodeCheck, PeerCheck, PeerResult};
+use hexkv_raft_net::{CopiedNode, LostEntries, NetError, Refusal, rpc::PeerRequest};
 use hexkv_store::member::Member;
 
 use crate::{
     config::{CookieSource, Target},
+    disk::Condition,
     node::Node,
 };
 
@@ -29,14 +30,29 @@ impl Node {
             node: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             time_ms: self.environment.unix_time_ms(),
-            data_dir: check_data_dir(&self.config.data_dir),
+            data_dir: self.check_data_dir(),
             cookie: check_cookie(&self.config.cookie),
             open_files: open_files.ok().map(|count| count as u64),
             open_files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
             port_mapper,
             divergent: self.divergence(),
+            copies: self.network.copies().into_iter().map(shown_copy).collect(),
+            lost_entries: self.members_that_lost_entries(),
             peers,
         }
+    }
+
+    /// Members that lost entries which they acknowledged to this node as the leader.
+    pub fn members_that_lost_entries(&self) -> Vec<LostEntriesCheck> {
+        let members = self.cluster().members;
+        let name =
+            |id| members.iter().find(|m| m.node_id == id).map_or_else(|| format!("{id:016x}"), |m| m.name.clone());
+        let shown = |lost: LostEntries| LostEntriesCheck {
+            name: name(lost.node_id),
+            acknowledged: lost.acknowledged,
+            missing: lost.missing,
+        };
+        self.network.lost_entries().into_iter().map(shown).collect()
     }
 
     async fn check_peer(&self, member: &Member) -> PeerCheck {
@@ -77,6 +93,19 @@ impl Node {
     }
 }
 
+fn shown_copy(copy: CopiedNode) -> CopyCheck {
+    let CopiedNode { name, first, second, attempts } = copy;
+    CopyCheck { name, first, second, attempts }
+}
+
+impl Node {
+    fn check_data_dir(&self) -> DataDirCheck {
+        let found = check_data_dir(&self.config.data_dir);
+        let refuses_writes = matches!(self.disk.condition(), Condition::Full(_) | Condition::Unwritable(_));
+        DataDirCheck { problem: self.disk_problem(), refuses_writes, ..found }
+    }
+}
+
 fn check_data_dir(path: &Path) -> DataDirCheck {
     let mode = std::fs::metadata(path).map(|found| found.permissions().mode() & 0o777);
     let space = rustix::fs::statvfs(path);
@@ -86,6 +115,8 @@ fn check_data_dir(path: &Path) -> DataDirCheck {
         path: path.display().to_string(),
         mode: mode.as_ref().map(|mode| format!("{mode:o}")).unwrap_or_default(),
         not_writable: why_not_writable(path).or(mode.err().map(|e| e.to_string())),
+        problem: None,
+        refuses_writes: false,
         free_bytes: bytes(|s| s.f_bavail),
         total_bytes: bytes(|s| s.f_blocks),
     }

@@ -1,40 +1,46 @@
 //! One life of a node in one cluster: its Raft, its log and its state. Joining or leaving a cluster ends one
 //! core and starts another.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use hexkv_raft_net::{Network, rpc::Explanation, transport::AnyTransport};
 use hexkv_store::{
-    NodeId, Proposal, StoreError, TypeConfig,
+    LogId, NodeId, Proposal, StoreError, TypeConfig,
     log::LogStore,
     mutants::{self, Mutant},
+    opening::Opening,
     outcome::Outcome,
     raft_types::Vote,
+    snapshot::SnapshotFile,
     state_machine::{State, StateMachine, StateOptions},
 };
 use openraft::{
-    ServerState, SnapshotPolicy, async_runtime::WatchReceiver, errors::ClientWriteError, metrics::RaftServerMetrics,
+    RaftLogReader, RaftMetrics, ServerState, SnapshotPolicy, async_runtime::WatchReceiver, errors::ClientWriteError,
+    metrics::RaftServerMetrics, type_config::alias::WatchReceiverOf,
 };
 use parking_lot::RwLock;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config,
     environment::Environment,
     leases::Lessor,
-    progress::Progress,
+    progress::LogProgress,
     proposer::Proposer,
     read_rounds::{lease_round, quorum_round},
     reads::{ReadIndex, Round},
     trace,
+    transfers::Transfers,
 };
 
 /// openraft over our types.
 pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
-/// Most snapshots that are saved from a node at a time; further ones are refused. Each takes the disk of a snapshot while it is
-/// read.
+/// Most snapshots that are saved from a node at a time; further ones wait. Each takes the disk of a snapshot while it is read.
 pub const SAVES_MAX: usize = 2;
 /// How often it is looked at whether a snapshot is due.
 const SNAPSHOT_CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -54,6 +60,15 @@ pub struct CorePlace {
     pub power_lost: bool,
 }
 
+/// A snapshot that is read by a client. Its file has no name: it goes with this.
+#[derive(Debug)]
+pub struct Saved {
+    /// The file.
+    pub file: SnapshotFile,
+    /// One of [`SAVES_MAX`].
+    pub room: OwnedSemaphorePermit,
+}
+
 /// Raft, log and state of one life in one cluster.
 pub struct Core {
     /// This node's id in this life.
@@ -68,7 +83,7 @@ pub struct Core {
     /// Coalesced confirmation of linearizable reads.
     pub reads: ReadIndex,
     /// How long entries wait.
-    pub progress: Progress,
+    pub progress: LogProgress,
     /// Deadlines of leases, while this node leads.
     pub lessor: Arc<Lessor>,
     /// Ends the tasks of this core.
@@ -78,10 +93,14 @@ pub struct Core {
     environment: Environment,
     /// When this life of the core began.
     began: Instant,
-    /// Snapshots that are being saved.
+    /// Room for snapshots that are being saved.
     pub saves: Arc<Semaphore>,
+    /// Those that their clients read.
+    pub saving: Transfers<Saved>,
     /// What the reconciler sees, waits for and did; of worth on the leader only.
     pub explanation: RwLock<Explanation>,
+    /// Why the state is known from the start to differ from the log, if so.
+    pub divergence: Option<String>,
     /// Until then a lease may run that this node granted in its last run and does not remember.
     votes_from: Option<Instant>,
 }
@@ -110,32 +129,27 @@ pub enum WriteError {
 }
 
 impl Core {
-    /// Opens log and state and starts Raft.
+    /// Opens log and state and starts Raft. `progress` shows how far it is.
     pub async fn start(
         config: &Config,
         place: &CorePlace,
         network: &Network<AnyTransport>,
+        progress: &Opening,
     ) -> Result<Arc<Self>, StartError> {
-        let log = LogStore::open(
-            place.environment.fs.clone(),
-            &place.data_dir.join("wal"),
-            config.log_options(place.environment.driver),
-        )?;
-        let options = StateOptions {
-            engine: config.state_engine(),
-            durable: log.durable(),
-            history: config.history_limits(),
-            power_lost: place.power_lost,
-            log_purged: log.stats().first_index.checked_sub(1),
-            driver: place.environment.driver,
-        };
-        let machine = StateMachine::open(place.environment.fs.clone(), &place.data_dir, options)?;
+        let (log, machine) = open_data(config, place, progress).await?;
         let state = machine.state();
+        log.note_applied(state.applied());
+        let divergence = entry_differs(&log, state.applied()).await?;
         let lessor = Arc::new(Lessor::default());
         state.observe_leases(lessor.clone());
         let votes_from = votes_from(config.election_timeout_max, place.node_id, log.vote());
         let raft_config = openraft::Config { enable_elect: votes_from.is_none(), ..raft_config(config)? };
-        let raft = Raft::new(place.node_id, Arc::new(raft_config), network.factory(), log.clone(), machine).await?;
+        let committed = log.ends().1.map_or(0, |id| id.index);
+        progress.begin("applying the log", "entries", committed.checked_sub(state.applied().map_or(0, |id| id.index)));
+        let raft = tokio::select! {
+            raft = Raft::new(place.node_id, Arc::new(raft_config), network.factory(), log.clone(), machine) => raft?,
+            never = show_applied(&state, progress) => match never {},
+        };
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         if let Some(from) = votes_from {
             tasks.spawn(stand_from(from, raft.clone(), cancel.clone()));
@@ -151,14 +165,16 @@ impl Core {
             proposer,
             state,
             reads,
-            progress: Progress::default(),
+            progress: LogProgress::default(),
             lessor,
             cancel,
             tasks,
             environment,
             began: Instant::now(),
             saves: Arc::new(Semaphore::new(SAVES_MAX)),
+            saving: Transfers::default(),
             explanation: RwLock::default(),
+            divergence,
             votes_from,
         });
         core.tasks.spawn(snapshot_when_due(
@@ -222,6 +238,23 @@ impl Core {
         }
     }
 
+    /// Completes when Raft, the log or the state can go on no longer, with the reason; None when this core was to end.
+    pub fn failed(&self) -> impl Future<Output = Option<String>> + Send + use<> {
+        let (mut log, mut state) = (self.log.fatal(), self.state.fatal());
+        let (cancel, mut raft) = (self.cancel.clone(), self.raft.metrics());
+        async move {
+            let why = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return None,
+                why = raft_ended(&mut raft) => Some(why),
+                Ok(why) = log.wait_for(Option::is_some) => why.clone(),
+                Ok(why) = state.wait_for(Option::is_some) => why.clone(),
+            };
+            // It may have been told to end between the first branch above and this one: then it did so on purpose.
+            why.filter(|_| !cancel.is_cancelled())
+        }
+    }
+
     /// Ends Raft, then persists the state, then the log: in this order nothing is appended behind a closed log.
     /// Answers whether all of it is on disk and in order.
     pub async fn stop(&self) -> bool {
@@ -241,6 +274,69 @@ impl Core {
             tracing::error!(error = %e, "the log did not close cleanly; acknowledged entries are on disk all the same");
         }
         clean
+    }
+}
+
+/// Whether the log holds another entry where the last applied one was: it was cut below that, and the node stopped before it was
+/// rebuilt.
+async fn entry_differs(log: &LogStore, applied: Option<LogId>) -> Result<Option<String>, StoreError> {
+    let Some(applied) = applied else { return Ok(None) };
+    let read = log.clone().try_get_log_entries(applied.index..=applied.index).await;
+    let entries = read.map_err(|e| StoreError::io(format!("read entry {}", applied.index), e))?;
+    let other = entries.into_iter().map(|entry| entry.log_id).find(|held| *held != applied);
+    Ok(other.map(|held| format!("entry {applied} was applied, and the log holds {held} in its place")))
+}
+
+/// Opens log and state, in a thread of its own: it takes long where they are large.
+async fn open_data(
+    config: &Config,
+    place: &CorePlace,
+    progress: &Opening,
+) -> Result<(LogStore, StateMachine), StartError> {
+    let CorePlace { environment, data_dir, power_lost, .. } = place.clone();
+    let (driver, progress) = (environment.driver, progress.clone());
+    let (log_options, engine, history) = (config.log_options(driver), config.state_engine(), config.history_limits());
+    let opening = driver.run(move || {
+        let log = LogStore::open_watched(environment.fs.clone(), &data_dir.join("wal"), log_options, &progress)?;
+        let options = StateOptions {
+            engine,
+            durable: log.durable(),
+            history,
+            power_lost,
+            log_purged: log.stats().first_index.checked_sub(1),
+            driver,
+        };
+        let machine = StateMachine::open_watched(environment.fs.clone(), &data_dir, options, &progress)?;
+        Ok::<_, StoreError>((log, machine))
+    });
+    match opening.await {
+        Ok(opened) => Ok(opened?),
+        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+        Err(e) => Err(StoreError::io("open the data", std::io::Error::other(e)).into()),
+    }
+}
+
+/// Shows how many entries of the log were applied, for as long as it is polled.
+async fn show_applied(state: &State, progress: &Opening) -> Infallible {
+    let mut applied = state.applied_watch();
+    let mut shown = *applied.borrow_and_update();
+    while applied.changed().await.is_ok() {
+        let next = *applied.borrow_and_update();
+        progress.advance(next.saturating_sub(shown));
+        shown = next;
+    }
+    std::future::pending().await
+}
+
+/// Waits until openraft's core ended, and says why.
+async fn raft_ended(metrics: &mut WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>) -> String {
+    loop {
+        if let Err(e) = &metrics.borrow_watched().running_state {
+            return format!("Raft ended: {e}");
+        }
+        if metrics.changed().await.is_err() {
+            return "Raft ended".into();
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use hexkv_store::{
     driver::Driver,
     fs::{RealFs, SharedFs},
 };
+use tokio::runtime::Handle;
 
 use crate::discovery::{
     dns::{NameService, RealNames},
@@ -44,6 +45,8 @@ pub struct Environment {
     pub clock: Arc<dyn Clock>,
     /// What runs work that blocks.
     pub driver: Driver,
+    /// Where a task runs that must go on whatever the others wait for; None = with the others.
+    pub apart: Option<Handle>,
 }
 
 impl Environment {
@@ -56,6 +59,7 @@ impl Environment {
             multicast: Arc::new(RealMulticast),
             clock: Arc::new(RealClock),
             driver: Driver::Thread,
+            apart: None,
         }
     }
 

@@ -9,7 +9,7 @@ use hexkv_client::api::{Code, Problem};
 use hexkv_raft_net::rpc::PeerError;
 use hexkv_store::{StoreError, outcome::Refusal};
 
-use crate::routes::idempotency::IDEMPOTENT_REPLAY;
+use crate::{bodies::NoRoom, routes::idempotency::IDEMPOTENT_REPLAY};
 
 /// Seconds that `Retry-After` names: an election is over by then, and a burst has drained.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -26,12 +26,14 @@ pub struct Error {
     pub current_revision: Option<u64>,
     /// It is what came of an earlier attempt with the same idempotency key.
     pub replayed: bool,
+    /// The rest of the request is not read, so nothing can follow it on its connection.
+    pub ends_connection: bool,
 }
 
 impl Error {
     /// An error of kind `code`.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), current_revision: None, replayed: false }
+        Self { code, detail: detail.into(), current_revision: None, replayed: false, ends_connection: false }
     }
 
     /// 400.
@@ -57,6 +59,18 @@ impl Error {
         )
     }
 
+    /// 408: a body that stalled, or did not arrive in time.
+    pub fn body_too_slow(why: impl std::fmt::Display) -> Self {
+        let detail =
+            format!("{why}; nothing was changed. Send it again, at once and with more time (timeout=), or in parts");
+        Self::new(Code::RequestTimeout, detail).ending_connection()
+    }
+
+    /// The same, with the connection closed behind the answer.
+    pub fn ending_connection(self) -> Self {
+        Self { ends_connection: true, ..self }
+    }
+
     /// 404: a lease that ended, or never was.
     pub fn no_such_lease(id: u64) -> Self {
         Self::new(
@@ -73,12 +87,30 @@ impl Error {
         )
     }
 
+    /// 429: for bodies.
+    pub fn bodies_overloaded(why: NoRoom) -> Self {
+        let detail = match why {
+            NoRoom::Full => {
+                "too many bodies are being received; nothing was changed. Retry after the time in Retry-After"
+            }
+            NoRoom::Outpaced => {
+                "too many bodies are being received, and this one came more slowly than the others; nothing was changed. Retry after the time in Retry-After, or send less at a time"
+            }
+        };
+        Self::new(Code::Overloaded, detail).ending_connection()
+    }
+
     /// 429: for listings.
     pub fn answers_overloaded() -> Self {
         Self::new(
             Code::Overloaded,
             "too many listings are being sent; retry after the time in Retry-After, or ask for smaller pages (limit=)",
         )
+    }
+
+    /// 429: for checks that found no turn in their time.
+    pub fn checks_overloaded() -> Self {
+        Self::new(Code::Overloaded, "too many checks of this node are running; retry after the time in Retry-After")
     }
 
     /// 429: for listings that found no room in their time.
@@ -105,7 +137,7 @@ impl From<PeerError> for Error {
     fn from(e: PeerError) -> Self {
         match e {
             PeerError::NotLeader { .. } => Self::no_leader(),
-            PeerError::Unavailable(why) => Self::new(Code::Unavailable, why),
+            PeerError::Unavailable(why) | PeerError::Refused(why) => Self::new(Code::Unavailable, why),
             PeerError::Overloaded => Self::overloaded(),
             PeerError::OutcomeUnknown(why) => Self::outcome_unknown(why),
             PeerError::Invalid(why) => Self::invalid(why),
@@ -120,6 +152,10 @@ impl From<StoreError> for Error {
         match &e {
             StoreError::Compacted { .. } => Self::new(Code::Compacted, e.to_string()),
             StoreError::FutureRevision { .. } => Self::invalid(e.to_string()),
+            StoreError::NoRoom { .. } => Self::new(
+                Code::Unavailable,
+                format!("this node's disk has no room for it ({e}); free some, or ask another node"),
+            ),
             StoreError::Io { .. }
             | StoreError::Corrupt { .. }
             | StoreError::FormatVersion { .. }
@@ -152,7 +188,9 @@ impl From<Refusal> for Error {
             Refusal::LeaseTaken(_) => Self::new(Code::Unavailable, format!("{detail}; nothing was changed. Retry")),
             Refusal::TooManyLeases => Self::new(
                 Code::Overloaded,
-                format!("{detail}; nothing was changed. Revoke some, or wait until some end"),
+                format!(
+                    "{detail}; nothing was changed. Revoke some, or wait until some end; those that there are can be renewed"
+                ),
             ),
             Refusal::OtherTerm { .. } => Self::no_leader(),
             Refusal::Undecodable(_) => {
@@ -167,6 +205,12 @@ impl From<Refusal> for Error {
             Refusal::IdempotencyFull => Self::new(
                 Code::Overloaded,
                 format!("{detail}; nothing was changed. Retry later, or send fewer changes with an Idempotency-Key"),
+            ),
+            Refusal::AnswerForgotten => Self::new(
+                Code::OutcomeUnknown,
+                format!(
+                    "{detail}, because younger ones took its room. Nothing was changed now; read what it was to change"
+                ),
             ),
             Refusal::AnswerTooLarge { .. } => Self::invalid(format!(
                 "{detail}; nothing was changed. Ask again under a new key, without prev and with fewer reads in the transaction"
@@ -186,6 +230,9 @@ impl IntoResponse for Error {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        if self.ends_connection {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if self.replayed {
             headers.insert(IDEMPOTENT_REPLAY, HeaderValue::from_static("true"));

@@ -1,23 +1,14 @@
 //! The HTTP listener: connections with limits, and a stop that lets requests finish.
 
-use std::{
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     http::{HeaderValue, Request, header},
 };
 use hexkv_client::api::Code;
-use hexkv_raft_net::transport::Listener;
-use hyper::{body::Incoming, service::service_fn};
+use hexkv_raft_net::transport::{Accepted, Listener};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -25,11 +16,12 @@ use hyper_util::{
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
-use crate::{error::Error, write_deadline::WriteDeadline};
+use crate::{client_connection::Connection, error::Error, write_deadline::WriteDeadline};
 
 /// A client that needs longer to send its request head is cut off; also one that sends nothing on a kept connection.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,6 +35,8 @@ const REFUSALS_MAX: usize = 64;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// After the listener failed to accept (out of file descriptors), it waits so long.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// Time between two log lines about such failures.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Once the server stops, it takes the connections that wait to be accepted, until none came for so long: those that wait when
 /// the listener closes are reset, with what their clients sent.
@@ -53,43 +47,16 @@ const ACCEPT_DRAIN: Duration = Duration::from_millis(5);
 /// may take a request with it that its client had just sent, and would leave it without an answer.
 const IDLE_DRAIN: Duration = Duration::from_millis(500);
 
-/// Once the server stops, streams without an end have so long to say goodbye to their clients.
-const STREAM_DRAIN: Duration = Duration::from_millis(500);
-
-/// What a handler can tell of the connection that its request came on: an extension of each request.
-#[derive(Debug, Clone, Default)]
-pub struct Connection {
-    streams: Arc<AtomicBool>,
-}
-
-impl Connection {
-    /// The answer on this connection has no end of its own: when the server stops it is not waited for, because a client
-    /// that does not read would delay the stop.
-    pub fn streams(&self) {
-        self.streams.store(true, Ordering::Release);
-    }
-
-    /// Completes when a connection with such an answer is to be dropped.
-    async fn overdue(&self, stopping: &CancellationToken) {
-        stopping.cancelled().await;
-        tokio::time::sleep(STREAM_DRAIN).await;
-        if !self.streams.load(Ordering::Acquire) {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// Serves `router` until `stopping`, `connections_max` connections at a time; further ones are refused. Then no new
+/// Serves `router` until `stopping`, as many connections at a time as there is `room`; further ones are refused. Then no new
 /// connections, one more request for each that there is, within half a second, and at most `drain` for the requests in
 /// progress.
 pub async fn serve(
     mut listener: impl Listener,
     router: Router,
-    connections_max: usize,
+    room: Arc<Semaphore>,
     stopping: CancellationToken,
     drain: Duration,
 ) {
-    let room = Arc::new(Semaphore::new(connections_max));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let graceful = GracefulShutdown::new();
     let (open, deaf) = (TaskTracker::new(), CancellationToken::new());
@@ -98,20 +65,18 @@ pub async fn serve(
         tokio::time::sleep(IDLE_DRAIN).await;
     };
     tokio::pin!(overdue);
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    // Without hyper's `pipeline_flush`: it lifts the bound of what is buffered for a client that does not read, holds an
-    // answer back while more input waits, and loses it when the connection ends there, as after a refused request.
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
+    let mut builder = connection_builder();
+    let mut failures = AcceptFailures::default();
     loop {
         let accepted = tokio::select! {
             accepted = next_connection(&mut listener, &stopping) => accepted,
             () = &mut overdue => None,
         };
-        let Some(accepted) = accepted else { break };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(e) => {
-                tracing::warn!(error = %e, "cannot accept a connection");
+        let Accepted { stream, close, from: _ } = match accepted {
+            None => break,
+            Some(Ok(accepted)) => accepted,
+            Some(Err(e)) => {
+                failures.log(&e);
                 tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
             }
@@ -123,13 +88,17 @@ pub async fn serve(
             continue;
         };
         let stream = WriteDeadline::new(stream, ANSWER_TAKEN_TIMEOUT);
-        let control = Connection::default();
-        let (router, told, last) = (router.clone(), control.clone(), deaf.clone());
+        // Where the close of a connection can be seen, it is decided here what a half-closed one is still served.
+        builder.half_close(close.is_some());
+        let control = Connection::new(close);
+        let (router, shared, last) = (router.clone(), control.clone(), deaf.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(told.clone());
+            let working = shared.works();
+            request.extensions_mut().insert(shared.clone());
             let (answer, last) = (router.clone().call(request), last.clone());
             async move {
                 let mut answer = answer.await?;
+                drop(working);
                 if last.is_cancelled() {
                     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -145,6 +114,7 @@ pub async fn serve(
                         tracing::debug!(error = %e, "a connection ended early");
                     }
                 }
+                () = control.gone() => tracing::debug!("a client closed its connection; its request is given up"),
                 () = control.overdue(&stopping) => tracing::debug!("a stream's client does not read; it is cut off"),
             }
             drop(permit);
@@ -161,11 +131,37 @@ pub async fn serve(
     }
 }
 
+fn connection_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // Without hyper's `pipeline_flush`: it lifts the bound of what is buffered for a client that does not read, holds an
+    // answer back while more input waits, and loses it when the connection ends there, as after a refused request.
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
+    builder
+}
+
+/// Failures to accept, of which not each is worth a line: they come in rows.
+#[derive(Default)]
+struct AcceptFailures {
+    logged: Option<Instant>,
+    unlogged: u64,
+}
+
+impl AcceptFailures {
+    fn log(&mut self, error: &io::Error) {
+        if self.logged.is_some_and(|logged| logged.elapsed() < ACCEPT_LOG_INTERVAL) {
+            self.unlogged += 1;
+            return;
+        }
+        tracing::warn!(%error, since_last_logged = self.unlogged, "cannot accept a connection");
+        (self.logged, self.unlogged) = (Some(Instant::now()), 0);
+    }
+}
+
 /// The next connection; None when the server stops and none waits to be accepted.
 async fn next_connection<L: Listener>(
     listener: &mut L,
     stopping: &CancellationToken,
-) -> Option<io::Result<(L::Stream, SocketAddr)>> {
+) -> Option<io::Result<Accepted<L::Stream>>> {
     tokio::select! {
         accepted = listener.accept() => Some(accepted),
         () = stopping.cancelled() => tokio::time::timeout(ACCEPT_DRAIN, listener.accept()).await.ok(),

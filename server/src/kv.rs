@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hexkv_client::api::Code;
 use hexkv_raft_net::rpc::{PeerError, PeerRequest, PeerResponse, ReadRequest, ReadResult};
+use hexkv_store::log::Cut;
 use hexkv_store::mutants::{self, Mutant};
 use hexkv_store::record::{ListPage, ListRequest, Record};
 use tokio::time::Instant;
@@ -157,7 +158,16 @@ pub(crate) async fn confirm(core: &Core, basis: Basis, deadline: Instant) -> Res
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let began = Instant::now();
+        let applied = core.state.applied().map_or(0, |id| id.index + 1);
         match core.reads.confirm(basis, left).await {
+            // What a majority confirms covers everything that was committed before, and so all that was applied here.
+            Ok(index) if basis == Basis::Quorum && index < applied => {
+                core.log.note_cut(Cut { from: index, committed: applied - 1 });
+                return Err(Error::new(
+                    Code::Unavailable,
+                    "this node's state is ahead of the leader's log; it is rebuilt. Ask another node",
+                ));
+            }
             Ok(index) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if !mutants::active(Mutant::ReadWithoutApply) {

@@ -1,8 +1,14 @@
 //! The `server` binary: one hexkv node.
 
-use std::process::ExitCode;
+use std::{mem::ManuallyDrop, process::ExitCode};
 
-use hexkv_server::{config, logging, offline, run};
+use hexkv_server::{
+    config,
+    environment::Environment,
+    logging, offline,
+    run::{self, RunError},
+    supervisor::{END_TIMEOUT, EXIT_FAILED, Supervisor},
+};
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
@@ -19,22 +25,28 @@ fn main() -> ExitCode {
     if let Some(code) = offline::dispatch(&args) {
         return code;
     }
-    let (config, sources) = match config::Config::load(args, std::env::vars_os()) {
+    let (mut config, sources) = match config::Config::load(args, std::env::vars_os()) {
         Ok(loaded) => loaded,
         Err(e) => return e.report(),
     };
+    let files = config::raise_fd_limit();
+    let connections = files.connections(config.connections_max);
     if sources.print_requested() {
-        print!("{sources}");
+        print!("{sources}{connections}");
         return ExitCode::SUCCESS;
     }
     if let Err(e) = logging::init(config.log_format, &config.log_filter, &config.node_name.to_string()) {
         eprintln!("error: {e}");
         return ExitCode::FAILURE;
     }
-    let files = config::raise_fd_limit().warning();
-    for warning in config.warnings().iter().chain(&files) {
+    if let Err(e) = files.check() {
+        tracing::error!("{e}");
+        return ExitCode::FAILURE;
+    }
+    for warning in config.warnings().iter().chain(&connections.warning()) {
         tracing::warn!("{warning}");
     }
+    config.connections_max = connections.effective;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -42,11 +54,25 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // Never dropped: that would wait for threads which may wait for a disk that hangs.
+    let runtime = ManuallyDrop::new(runtime);
     let stop = CancellationToken::new();
+    let supervisor = match Supervisor::start(stop.clone(), run::stop_timeout(&config)) {
+        Ok(supervisor) => supervisor,
+        Err(e) => {
+            tracing::error!(error = %e, "signals cannot be watched");
+            return ExitCode::FAILURE;
+        }
+    };
+    let environment = Environment { apart: Some(supervisor.handle()), ..Environment::real() };
     let result = runtime.block_on(async {
-        watch_signals(stop.clone());
-        run::run(config, stop).await
+        let Some(running) = run::start_until(environment, config, &stop).await? else { return Ok::<_, RunError>(()) };
+        supervisor.serving();
+        running.until(stop).await
     });
+    // From here on nothing is waited for but this function's own end, and for that only so long.
+    let code = if result.is_ok() { 0 } else { EXIT_FAILED };
+    supervisor.end_within(END_TIMEOUT, code);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -54,26 +80,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// SIGTERM and SIGINT stop gracefully; a second one ends at once.
-fn watch_signals(stop: CancellationToken) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        tracing::warn!("signals cannot be watched; only kill -9 ends this node");
-        return;
-    };
-    tokio::spawn(async move {
-        for _ in 0..2 {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-            }
-            if stop.is_cancelled() {
-                tracing::warn!("second signal: ending without a graceful stop");
-                std::process::exit(130);
-            }
-            stop.cancel();
-        }
-    });
 }

@@ -15,6 +15,7 @@ use hexkv_store::{
     command::Command,
     identity::{DataDir, JoinIntent, fresh_node_id},
     member::MEMBERS_MAX,
+    opening::Opening,
 };
 use tokio::time::Instant;
 
@@ -240,8 +241,21 @@ impl Node {
             let known = info.members.iter().any(|m| m.node_id == me);
             known && (info.voters.contains(&me) || (info.voters.len() >= wanted && !info.learners.contains(&me)))
         };
-        self.wait_until(SETTLE_TIMEOUT, "this node joined, but has not caught up yet; watch `client status`", settled)
-            .await
+        let late = "this node joined, but has not caught up yet; watch `client status`";
+        let settled_and_reached = async {
+            self.wait_until(SETTLE_TIMEOUT, late, settled).await?;
+            // A standby has its role without ever being reached.
+            tokio::time::timeout(SETTLE_TIMEOUT, self.reached_by_leader())
+                .await
+                .map_err(|_| Error::new(Code::OutcomeUnknown, late))
+        };
+        tokio::select! {
+            waited = settled_and_reached => waited,
+            why = self.unreached_by_leader() => {
+                let why = format!("this node joined, but is not given the data: {why}");
+                Err(Error::new(Code::OutcomeUnknown, why))
+            }
+        }
     }
 
     /// Polls this node's view of the cluster until `condition` holds; `late` says what it means when it does not.
@@ -264,7 +278,7 @@ impl Node {
     /// Opens the core of a new life. A node that cannot do that has no core to go on with, and stops.
     async fn reopen(self: &Arc<Self>, begun: Result<(), StoreError>, data: &mut DataDir) -> Result<(), Error> {
         let opened = match begun {
-            Ok(()) => self.open_core(data).await.map(|_| ()),
+            Ok(()) => self.open_core(data, &Opening::default()).await.map(|_| ()),
             Err(e) => Err(e.into()),
         };
         opened.map_err(|e| {

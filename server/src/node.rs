@@ -1,36 +1,58 @@
 //! A node: what lasts while cores come and go. It knows its data directory, its addresses, its cluster as it
 //! sees it or as others told it, and which core serves now.
 
-use std::{sync::Arc, time::Duration};
+mod peers;
+mod standing;
+
+use std::sync::Arc;
 
 use hexkv_raft_net::{LocalIdentity, Network, PeerIdentity, rpc::ClusterInfo, transport::AnyTransport};
 use hexkv_store::{
-    NodeAddress, NodeId, TypeConfig,
+    NodeAddress, NodeId,
+    command::TXN_READ_KEYS_MAX,
     identity::{DataDir, Identity},
     member::Member,
+    opening::Opening,
 };
-use openraft::{RaftMetrics, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf};
+use openraft::async_runtime::WatchReceiver;
 use parking_lot::RwLock;
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::standing::Barred;
 use crate::{
     admission::Admission,
+    bodies::{BODIES_BYTES_MAX, Bodies},
     config::Config,
+    copies,
     core::{Core, CorePlace, StartError, known_leader},
+    disk::Disk,
     environment::Environment,
     error::Error,
     events::Events,
     join_log::JoinLog,
     metrics::Metrics,
     naming::Naming,
+    rebuild, starting,
+    transfers::{Pieces, Transfers},
     watch::Watches,
 };
 
-/// Most listings that are read at a time; further ones wait.
+/// Keys that all transactions in flight on this node make apply read at most, so that they hold others up for a moment only;
+/// further ones wait. As many as one transaction may read. Those that read few do not count.
+pub const READING_KEYS_MAX: u64 = TXN_READ_KEYS_MAX;
+/// Most listings that are read at a time, of those that may read many keys; further ones wait.
 pub const SCANS_MAX: usize = 8;
-/// Most bytes of request bodies in memory that are being received; further ones are refused.
-pub const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Most checks of the way to other nodes at a time; further ones wait.
+pub const CHECKS_MAX: usize = 4;
+/// Most listings that are read at a time, of those that read one page of the newest revision. They do not wait for the others:
+/// lines of locks and elections are read like this.
+pub const SHORT_SCANS_MAX: usize = 8;
+/// Most items that such a listing asks for.
+pub const SHORT_SCAN_ITEMS_MAX: u32 = 1_000;
 /// Most bytes of large answers in memory that are being sent; further ones are refused.
 pub const ANSWERS_BYTES_MAX: usize = 256 * 1024 * 1024;
 
@@ -68,12 +90,22 @@ pub struct Node {
     pub network: Network<AnyTransport>,
     /// Changes in flight.
     pub admission: Admission,
+    /// Room for connections of clients.
+    pub connections: Arc<Semaphore>,
+    /// Checks of the way to other nodes, each of which opens connections.
+    pub checks: Semaphore,
     /// Bodies that are being received.
-    pub bodies: Admission,
-    /// Listings that are being sent.
+    pub bodies: Arc<Bodies>,
+    /// Room for large answers that are being sent.
     pub answers: Admission,
-    /// Listings that are being read.
+    /// Those answers.
+    pub sending: Transfers<Box<dyn Pieces>>,
+    /// Listings that are being read, and may read many keys.
     pub scans: Arc<Semaphore>,
+    /// Listings that are being read, and read one short page.
+    pub short_scans: Arc<Semaphore>,
+    /// What transactions in flight make apply read.
+    pub reading: Arc<Semaphore>,
     /// Nodes that ask to join.
     pub joins: JoinLog,
     /// Who follows the changes.
@@ -82,6 +114,8 @@ pub struct Node {
     pub events: Events,
     /// What is counted for whoever measures.
     pub metrics: Metrics,
+    /// Room on the disk.
+    pub disk: Disk,
     /// Serializes join, leave and stop.
     pub lifecycle: tokio::sync::Mutex<()>,
     /// Ends everything that is not a core's.
@@ -90,12 +124,17 @@ pub struct Node {
     pub tasks: TaskTracker,
     /// Files, sockets, clock and threads.
     pub environment: Environment,
+    /// Random number of this process.
+    pub process: u64,
     pub(crate) data: Arc<tokio::sync::Mutex<DataDir>>,
     identity: Arc<RwLock<Identity>>,
     core: RwLock<Option<Arc<Core>>>,
     outside: RwLock<Option<ClusterInfo>>,
     position: RwLock<Position>,
     divergent: RwLock<Option<String>>,
+    barred: RwLock<Option<Barred>>,
+    /// When a leader last answered this node as a member, or a majority confirmed that it leads.
+    accepted: RwLock<Option<Instant>>,
     waiting: RwLock<Option<String>>,
     peers: RwLock<Vec<Member>>,
     fatal: watch::Sender<Option<String>>,
@@ -113,21 +152,28 @@ impl Node {
         identity: Arc<RwLock<Identity>>,
     ) -> Arc<Self> {
         let admission = Admission::new(config.proposals_max, config.proposals_bytes_max as usize);
-        let bodies = Admission::new(config.connections_max, BODIES_BYTES_MAX);
+        let bodies = Bodies::new(BODIES_BYTES_MAX);
         let answers = Admission::new(config.connections_max, ANSWERS_BYTES_MAX);
         Arc::new(Self {
             name: config.node_name.to_string(),
             addresses,
             naming,
+            process: network.process(),
             network,
             admission,
+            connections: Arc::new(Semaphore::new(config.connections_max)),
+            checks: Semaphore::new(CHECKS_MAX),
             bodies,
             answers,
+            sending: Transfers::default(),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            short_scans: Arc::new(Semaphore::new(SHORT_SCANS_MAX)),
+            reading: Arc::new(Semaphore::new(READING_KEYS_MAX as usize)),
             joins: JoinLog::default(),
             watches: Watches::default(),
             events: Events::default(),
             metrics: Metrics::default(),
+            disk: Disk::default(),
             lifecycle: tokio::sync::Mutex::new(()),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -138,6 +184,8 @@ impl Node {
             outside: RwLock::new(None),
             position: RwLock::new(Position::Outside),
             divergent: RwLock::new(None),
+            barred: RwLock::new(None),
+            accepted: RwLock::new(None),
             waiting: RwLock::new(None),
             peers: RwLock::new(Vec::new()),
             fatal: watch::channel(None).0,
@@ -163,6 +211,11 @@ impl Node {
                 "this node is changing clusters; nothing was changed. Retry in a moment",
             )
         })
+    }
+
+    /// The core, where its state is the cluster's, though maybe not the newest.
+    pub fn own_state(&self) -> Option<Arc<Core>> {
+        (self.position() == Position::Holder && self.divergence().is_none()).then(|| self.core()).flatten()
     }
 
     /// What this node is in its cluster.
@@ -203,18 +256,6 @@ impl Node {
         *self.waiting.write() = what;
     }
 
-    /// Why this node must not serve reads of its own state, if so.
-    pub fn divergence(&self) -> Option<String> {
-        self.divergent.read().clone()
-    }
-
-    /// Stops serving this node's own state: it differs from the majority's.
-    pub fn set_divergent(&self, why: String) {
-        tracing::error!(why, "this node's state differs from the other nodes'; it serves no reads until it is rebuilt");
-        *self.divergent.write() = Some(why);
-        self.watches.end();
-    }
-
     /// This node as a member, under node id `id`.
     pub fn as_member(&self, id: NodeId) -> Member {
         Member {
@@ -229,8 +270,9 @@ impl Node {
 
     /// This node as others see it on a connection.
     pub fn as_peer(&self) -> PeerIdentity {
-        let LocalIdentity { cluster_id, node_id, incarnation, name } = wire_identity(&self.identity());
-        PeerIdentity { cluster_id, node_id, incarnation, name, guest: false }
+        let LocalIdentity { cluster_id, node_id, incarnation, name, process } =
+            wire_identity(&self.identity(), self.process);
+        PeerIdentity { cluster_id, node_id, incarnation, name, process: Some(process), guest: false }
     }
 
     /// This node in a Raft membership.
@@ -281,12 +323,17 @@ impl Node {
             Some(t) if t.members.iter().any(|m| m.node_id == core.id) => Position::Standby,
             Some(_) => Position::Outside,
         };
-        let members = told.as_ref().map_or(&local.members, |t| &t.members);
-        for member in members.iter().filter(|m| m.node_id != core.id) {
-            self.network.address_book().set(member.node_id, member.raft.clone());
-        }
         if told.is_some() {
             *self.outside.write() = told;
+        }
+        {
+            // The newer of the two lists: a node that the leader does not reach has an old one.
+            let outside = self.outside.read();
+            let newer = outside.as_ref().filter(|told| told.applied_index >= local.applied_index);
+            let members = newer.map_or(&local.members, |told| &told.members);
+            for member in members.iter().filter(|m| m.node_id != core.id) {
+                self.network.address_book().set(member.node_id, member.raft.clone());
+            }
         }
         let before = std::mem::replace(&mut *self.position.write(), position);
         if before != position {
@@ -299,8 +346,8 @@ impl Node {
         self.outside.read().as_ref().is_some_and(|told| told.applied_index >= applied_index)
     }
 
-    /// Opens the core that belongs to the identity in the data directory.
-    pub async fn open_core(self: &Arc<Self>, data: &mut DataDir) -> Result<Arc<Core>, StartError> {
+    /// Opens the core that belongs to the identity in the data directory. `progress` shows how far it is, and so does the log.
+    pub async fn open_core(self: &Arc<Self>, data: &mut DataDir, progress: &Opening) -> Result<Arc<Core>, StartError> {
         let identity = data.identity().clone();
         let place = CorePlace {
             environment: self.environment.clone(),
@@ -310,29 +357,33 @@ impl Node {
         };
         *self.identity.write() = identity;
         self.network.reset();
-        let core = Core::start(&self.config, &place, &self.network).await?;
+        let core = tokio::select! {
+            core = Core::start(&self.config, &place, &self.network, progress) => core?,
+            never = starting::log(progress) => match never {},
+        };
         if place.power_lost {
             data.trust_state()?;
         }
-        let (mut log_fatal, mut state_fatal) = (core.log.fatal(), core.state.fatal());
-        let (fatal, cancel, mut raft) = (self.fatal.clone(), core.cancel.clone(), core.raft.metrics());
-        core.tasks.spawn(async move {
-            let why = tokio::select! {
-                biased;
-                () = cancel.cancelled() => return,
-                why = raft_ended(&mut raft) => Some(why),
-                Ok(why) = log_fatal.wait_for(Option::is_some) => why.clone(),
-                Ok(why) = state_fatal.wait_for(Option::is_some) => why.clone(),
-            };
-            // The core may have been told to end between the first branch above and this one: then it did so on purpose.
-            if !cancel.is_cancelled() {
-                fatal.send_replace(why);
+        let (fatal, failed) = (self.fatal.clone(), core.failed());
+        let storage_failed = async move {
+            if let Some(why) = failed.await {
+                fatal.send_replace(Some(why));
             }
-        });
+        };
+        match &self.environment.apart {
+            Some(apart) => drop(core.tasks.spawn_on(storage_failed, apart)),
+            None => drop(core.tasks.spawn(storage_failed)),
+        }
         *self.core.write() = Some(core.clone());
+        core.tasks.spawn(copies::watch_cuts(self.clone(), core.log.cut(), core.cancel.clone()));
         *self.outside.write() = None;
         *self.position.write() = Position::Outside;
         *self.divergent.write() = None;
+        *self.barred.write() = None;
+        if let Some(why) = core.divergence.clone() {
+            self.set_divergent(why);
+            rebuild::begin(self);
+        }
         self.observe(None);
         crate::run::watch_over(self, &core);
         Ok(core)
@@ -353,77 +404,16 @@ impl Node {
     pub fn identity_changed(&self, data: &DataDir) {
         *self.identity.write() = data.identity().clone();
     }
-
-    /// Stops the process: the node can no longer keep its promises.
-    pub fn stop_with(&self, why: String) {
-        self.fatal.send_replace(Some(why));
-    }
-
-    /// The members that were last saved to disk, with their addresses.
-    pub fn known_peers(&self) -> Vec<(NodeId, String)> {
-        let mut known: std::collections::BTreeMap<NodeId, String> =
-            self.peers.read().iter().map(|m| (m.node_id, m.raft.clone())).collect();
-        known.extend(self.cluster().members.into_iter().map(|m| (m.node_id, m.raft)));
-        known.into_iter().collect()
-    }
-
-    /// Whether exactly `members` are saved.
-    pub fn peers_remembered(&self, members: &[Member]) -> bool {
-        *self.peers.read() == members
-    }
-
-    /// Notes that `members` are saved.
-    pub fn remember_peers(&self, members: Vec<Member>) {
-        *self.peers.write() = members;
-    }
-
-    /// Becomes Some when the node can no longer keep its promises and must stop.
-    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
-        self.fatal.subscribe()
-    }
-
-    /// Hands leadership to the voter that is furthest, if this node leads and there is another. At most `timeout`.
-    pub async fn hand_over_leadership(&self, timeout: Duration) {
-        let Some(core) = self.core().filter(|c| c.is_leader()) else { return };
-        let Some((target, _)) = self.successor(&core) else { return };
-        if let Err(e) = core.raft.trigger().transfer_leader(target).await {
-            tracing::warn!(error = %e, "leadership was not handed over; the others elect");
-            return;
-        }
-        let mut server = core.raft.server_metrics();
-        let handed = async {
-            while server.borrow_watched().current_leader == Some(core.id) {
-                if server.changed().await.is_err() {
-                    break;
-                }
-            }
-        };
-        match tokio::time::timeout(timeout, handed).await {
-            Ok(()) => tracing::info!(to = format_args!("{target:x}"), "handed leadership over"),
-            Err(_) => tracing::warn!(?timeout, "leadership was not taken over in time; the others elect"),
-        }
-    }
-}
-
-/// Waits until openraft's core ended, and says why.
-async fn raft_ended(metrics: &mut WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>) -> String {
-    loop {
-        if let Err(e) = &metrics.borrow_watched().running_state {
-            return format!("Raft ended: {e}");
-        }
-        if metrics.changed().await.is_err() {
-            return "Raft ended".into();
-        }
-    }
 }
 
 /// The identity that the wire shows to others.
-pub fn wire_identity(identity: &Identity) -> LocalIdentity {
+pub fn wire_identity(identity: &Identity, process: u64) -> LocalIdentity {
     LocalIdentity {
         cluster_id: identity.cluster_id,
         node_id: identity.node_id,
         incarnation: identity.incarnation,
         name: identity.name.clone(),
+        process,
     }
 }
 

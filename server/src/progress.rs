@@ -6,8 +6,8 @@
 //! while nothing is committed. So leadership, readiness and findings follow the entries:
 //!
 //! - a leader that commits nothing for [`stall_after`] although a majority of the voters answers, and a leader whose own disk
-//!   holds up a write for as long, hands leadership to the voter that has most of the log;
-//! - a node whose Raft core waits for its disk does not answer for Raft any more ([`Progress::blocked`]): it forwards to the
+//!   holds up a write for as long, hands leadership to the voter that has most of the log; so does one whose disk is full;
+//! - a node whose Raft core waits for its disk does not answer for Raft any more ([`LogProgress::blocked`]): it forwards to the
 //!   leader that the others name, as a standby does;
 //! - both are reported as not ready.
 //!
@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use hexkv_raft_net::rpc::{LeaderProgress, PeerRequest, PeerResponse};
 use hexkv_store::{
     LogId, NodeId,
     mutants::{self, Mutant},
@@ -46,7 +47,7 @@ const DOUBLINGS_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 const HAND_OVER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long nothing may move before leadership is handed over and the node is not ready: three times the longest election
-/// timeout, [`STALL_MIN`] at least.
+/// timeout, 1 s at least.
 pub fn stall_after(config: &Config) -> Duration {
     (3 * config.election_timeout_max).max(STALL_MIN)
 }
@@ -116,9 +117,9 @@ impl Waits {
 
 /// How the log of one core moves. Invariant: a wait grows only while nothing moves.
 #[derive(Debug, Default)]
-pub struct Progress(RwLock<Stages>);
+pub struct LogProgress(RwLock<Stages>);
 
-impl Progress {
+impl LogProgress {
     /// Whether this node's Raft core waits for its disk: it answers nothing, and what it last said may be outdated.
     pub fn blocked(&self) -> bool {
         self.0.read().blocked_since.is_some()
@@ -255,9 +256,15 @@ impl Watchdog {
         }
         let Some((to, matched)) = node.successor(core).filter(|_| node.others_can_elect(core)) else { return };
         let ahead_of_this_disk = matched.is_some_and(|id| id.index >= *core.log.durable().borrow());
-        let why = reason_to_yield(&waits, self.limit, self.limit * 2u32.pow(self.hand_overs), ahead_of_this_disk);
+        let doubled = 2u32.pow(self.hand_overs);
+        let full = node.storage_trouble().filter(|_| since.is_none_or(|since| since >= HAND_OVER_INTERVAL * doubled));
+        let why = match full {
+            Some(_) => Some(Yield::FullDisk),
+            None => reason_to_yield(&waits, self.limit, self.limit * doubled, ahead_of_this_disk),
+        };
         let Some(why) = why else { return };
-        if why == Yield::NothingCommitted {
+        // Another node may be no better off, which shows only once it leads.
+        if why != Yield::OwnDisk {
             self.hand_overs = (self.hand_overs + 1).min(DOUBLINGS_MAX);
         }
         self.last_hand_over = Some(Instant::now());
@@ -285,6 +292,8 @@ enum Yield {
     OwnDisk,
     /// A majority answers, and nothing is committed.
     NothingCommitted,
+    /// Its disk is full, read-only or fails: it refuses what makes the data grow.
+    FullDisk,
 }
 
 /// `limit` bounds a write, `commit_limit` the commit. `ahead_of_this_disk`: another voter has an entry on disk that this node has
@@ -299,7 +308,52 @@ fn reason_to_yield(waits: &Waits, limit: Duration, commit_limit: Duration, ahead
     over(waits.commit, commit_limit).then_some(Yield::NothingCommitted)
 }
 
+/// How the log of `core`, which leads, moves.
+pub fn leader_progress(node: &Node, core: &Core) -> LeaderProgress {
+    let peers = core.progress.peers().into_iter().map(|(id, age)| (id, age.as_millis() as u64));
+    LeaderProgress { stalled: core.waits().describe(stall_after(&node.config)), peers_stalled_ms: peers.collect() }
+}
+
 impl Node {
+    /// How the leader's log moves, as the leader says; None where it cannot be asked, or is of a release that does not know.
+    pub async fn leader_progress(&self, timeout: Duration) -> Option<LeaderProgress> {
+        let core = self.core()?;
+        if core.is_leader() {
+            return Some(leader_progress(self, &core));
+        }
+        let leader = self.leader_id()?;
+        let knows = self.network.starts().iter().any(|(id, _)| *id == leader);
+        let address = self.network.address_book().get(leader).filter(|_| knows)?;
+        match self.network.request(leader, &address, PeerRequest::Progress, timeout).await {
+            Ok(PeerResponse::Progress(progress)) => Some(progress),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// Hands leadership to the voter that is furthest, if this node leads and there is another. At most `timeout`, also when
+    /// Raft does not answer because it waits for the disk.
+    pub async fn hand_over_leadership(&self, timeout: Duration) {
+        if tokio::time::timeout(timeout, self.hand_over()).await.is_err() {
+            tracing::warn!(?timeout, "leadership was not taken over in time; the others elect");
+        }
+    }
+
+    async fn hand_over(&self) {
+        let Some(core) = self.core().filter(|c| c.is_leader()) else { return };
+        let Some((target, _)) = self.successor(&core) else { return };
+        if let Err(e) = core.raft.trigger().transfer_leader(target).await {
+            tracing::warn!(error = %e, "leadership was not handed over; the others elect");
+            return;
+        }
+        let mut server = core.raft.server_metrics();
+        while server.borrow_watched().current_leader == Some(core.id) {
+            if server.changed().await.is_err() {
+                break;
+            }
+        }
+        tracing::info!(to = format_args!("{target:x}"), "handed leadership over");
+    }
+
     /// The voter that leadership is best handed to, with the last entry that it has on disk: of those that answer, the one with
     /// most of the log.
     pub(crate) fn successor(&self, core: &Core) -> Option<(NodeId, Option<LogId>)> {

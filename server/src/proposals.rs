@@ -17,8 +17,10 @@ use tokio::time::Instant;
 
 use crate::{
     core::WriteError,
+    disk_watch::refused,
     error::Error,
     node::Node,
+    reading::Reading,
     trace::{self, traced},
 };
 
@@ -27,6 +29,9 @@ const LEADER_RETRY: Duration = Duration::from_millis(20);
 
 /// An attempt at a change with an idempotency key ends after this, so that another leader is asked in time.
 const ONCE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many entries the leader may have applied beyond what this node has, when it is judged whether an outcome is still kept.
+const RETRY_MARGIN_ENTRIES: u64 = 65_536;
 
 /// What a request for a change says besides the command.
 #[derive(Debug, Clone)]
@@ -83,9 +88,14 @@ impl Node {
     pub async fn propose_change_any(&self, command: &Command, context: &ChangeContext) -> Result<Changed, Error> {
         let deadline = Instant::now() + context.timeout;
         let once = context.idempotency.is_some();
+        let _room = match self.admit_reading(command, once, deadline).await? {
+            Reading::Admitted(room) => room,
+            Reading::Refused(refusal) => return Ok(settled(Outcome::Refused(refusal))),
+        };
         let proposal = Proposal::new(command).once(context.idempotency.clone());
         let _admitted = self.admission.admit(proposal.size_bytes()).ok_or_else(Error::overloaded)?;
         let (mut hint, mut life) = (None, None);
+        let applied_before = self.core().and_then(|core| core.state.applied()).map_or(0, |id| id.index);
         let mut unknown: Option<Error> = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -99,6 +109,9 @@ impl Node {
                 }
                 Attempt::Done(Ok(outcome)) => return Ok(settled(outcome)),
                 Attempt::Done(Err(error)) if once && error.code == Code::OutcomeUnknown => {
+                    if !self.remembers_since(applied_before) {
+                        return Err(error);
+                    }
                     tracing::debug!(%error, "a change with an idempotency key is proposed again");
                     unknown = Some(error);
                     tokio::time::sleep(LEADER_RETRY.min(left)).await;
@@ -112,6 +125,12 @@ impl Node {
                 Attempt::NotDone(_) => tokio::time::sleep(LEADER_RETRY.min(left)).await,
             }
         }
+    }
+
+    /// Whether the outcome of a change that was proposed when `applied_before` was applied is certainly kept, if there is one.
+    fn remembers_since(&self, applied_before: u64) -> bool {
+        let oldest = self.core().and_then(|core| core.state.oldest_outcome_if_full());
+        oldest.is_none_or(|oldest| applied_before >= oldest + RETRY_MARGIN_ENTRIES)
     }
 
     /// `life` is this node's id at the first attempt: a change that was meant for the cluster which the node has left
@@ -135,6 +154,9 @@ impl Node {
             // It would decide comparisons by a state that the others do not have; it is about to step down.
             if self.divergence().is_some() {
                 return Attempt::NotDone(None);
+            }
+            if let Some(why) = self.refused_by_disk(proposal) {
+                return Attempt::Done(Err(refused(why)));
             }
             return match core.write(proposal.clone(), left).await {
                 Ok(outcome) => Attempt::Done(Ok(outcome)),

@@ -48,6 +48,12 @@ async fn run(node: &Arc<Node>) {
 }
 
 async fn attempt(node: &Arc<Node>) -> Result<(), Error> {
+    if node.barred().is_some()
+        && let Some(core) = node.core()
+    {
+        // It must not lead: its log lacks what it acknowledged.
+        core.raft.runtime_config().elect(false);
+    }
     node.hand_over_leadership(HAND_OVER_TIMEOUT).await;
     let identity = node.identity();
     let cluster_id = identity.cluster_id.ok_or_else(Error::no_leader)?;

@@ -4,14 +4,20 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use hexkv_raft_net::{
-    LocalIdentity, PeerIdentity, Service,
+    LocalIdentity, PeerIdentity, Refusal, Seat, Service,
     rpc::{MemberHealth, PeerError, PeerRequest, PeerResponse, ReadRequest, ReadResult, StateHash},
 };
 use hexkv_store::{
-    NodeId, Proposal, StoreError, command::Command, driver::Driver, fs::SharedFs, member::Member, outcome::Outcome,
-    record::KeyRecord, state_machine::StateMachine,
+    NodeId, Proposal, StoreError, TypeConfig,
+    command::Command,
+    driver::Driver,
+    fs::SharedFs,
+    member::Member,
+    outcome::Outcome,
+    record::{KeyRecord, ListRequest},
+    state_machine::StateMachine,
 };
-use openraft::async_runtime::WatchReceiver;
+use openraft::{async_runtime::WatchReceiver, raft::AppendEntriesRequest};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
@@ -21,7 +27,8 @@ use crate::{
     core::{Core, Raft, WriteError},
     error::Error,
     leases::{keep_alive_here, lease_here, leases_here},
-    node::{Node, wire_identity},
+    node::{Node, SHORT_SCAN_ITEMS_MAX, wire_identity},
+    progress::leader_progress,
     reads::{Basis, wait_applied},
     reconciler::answering_now,
     trace::{self, Trace, traced},
@@ -40,15 +47,29 @@ impl Service for NodeService {
     type StateMachine = StateMachine;
 
     fn local(&self) -> LocalIdentity {
-        wire_identity(&self.0.identity())
+        wire_identity(&self.0.identity(), self.0.process)
     }
 
     fn raft(&self) -> Option<Raft> {
-        self.0.core().map(|c| c.raft.clone())
+        self.0.core().filter(|_| self.0.barred().is_none()).map(|c| c.raft.clone())
     }
 
     fn answers_votes(&self) -> bool {
         self.0.core().is_none_or(|core| core.answers_votes())
+    }
+
+    fn admits(&self, peer: PeerIdentity, from: String) -> BoxFuture<'static, Result<Option<Seat>, Refusal>> {
+        let network = self.0.network.clone();
+        async move { network.admit(&peer, &from).await }.boxed()
+    }
+
+    fn refused(&self, refusal: &Refusal) {
+        self.0.network.note_refused(refusal);
+    }
+
+    fn accepts_append(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
+        let ids = request.prev_log_id.into_iter().chain(request.entries.iter().map(|entry| entry.log_id));
+        self.0.core().is_none_or(|core| core.log.agrees_with(ids))
     }
 
     fn snapshot_dir(&self) -> (SharedFs, PathBuf) {
@@ -103,6 +124,10 @@ async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> R
             leads(node, &core)?;
             Ok(PeerResponse::MemberHealth(member_health(node, &core)))
         }
+        PeerRequest::Progress => {
+            leads(node, &core)?;
+            Ok(PeerResponse::Progress(leader_progress(node, &core)))
+        }
         PeerRequest::Explain => {
             leads(node, &core)?;
             Ok(PeerResponse::Explained(core.explanation.read().clone()))
@@ -144,24 +169,32 @@ async fn read_for(node: &Node, core: &Arc<Core>, read: ReadRequest, basis: Basis
     read_without_blocking(node, core, read, deadline).await.map(PeerResponse::Read)
 }
 
-/// Reads this node's own state: a key at once, a range on a thread of its own, since it may take long and go to disk.
-/// [`PeerError::Overloaded`] when other ranges are being read until `deadline`.
+/// Reads this node's own state: a key at once, a range, or a key in the past, on a thread of its own, since it may take long
+/// and go to disk. [`PeerError::Overloaded`] when others are being read until `deadline`.
 pub async fn read_without_blocking(
     node: &Node,
     core: &Arc<Core>,
     read: ReadRequest,
     deadline: Instant,
 ) -> Result<ReadResult, PeerError> {
-    if let ReadRequest::Get { .. } = read {
-        return read_here(core, read);
-    }
-    let room = scan_room(&node.scans, deadline).await?;
+    let scans = match &read {
+        ReadRequest::Get { revision: 0, .. } => return read_here(core, read),
+        ReadRequest::Get { .. } => &node.short_scans,
+        ReadRequest::List(request) if is_short(request) => &node.short_scans,
+        ReadRequest::List(_) => &node.scans,
+    };
+    let room = scan_room(scans, deadline).await?;
     let core = core.clone();
     let scan = node.environment.driver.run(move || {
         let _room = room;
         read_here(&core, read)
     });
     scan.await.unwrap_or_else(|e| Err(PeerError::Unavailable(format!("the listing broke off: {e}"))))
+}
+
+/// Whether a listing reads no more than the keys of one page: a count reads all, and one of the past those that came later.
+fn is_short(request: &ListRequest) -> bool {
+    !request.count_only && request.revision == 0 && request.limit <= SHORT_SCAN_ITEMS_MAX
 }
 
 /// Room for reading one range, in the order of asking. It is given back when the range is read: a client that takes its answer
@@ -219,6 +252,9 @@ pub fn member_health(node: &Node, core: &Core) -> Vec<MemberHealth> {
 async fn propose(node: &Node, core: &Core, proposal: Proposal) -> Result<PeerResponse, PeerError> {
     leads(node, core)?;
     let _admitted = node.admission.admit(proposal.size_bytes()).ok_or(PeerError::Overloaded)?;
+    if let Some(why) = node.refused_by_disk(&proposal) {
+        return Err(PeerError::Refused(why));
+    }
     match core.write(proposal, PEER_REQUEST_TIMEOUT).await {
         Ok(outcome) => Ok(PeerResponse::Outcome(outcome)),
         Err(WriteError::NotLeader(leader)) => Err(PeerError::NotLeader { leader }),
@@ -228,6 +264,14 @@ async fn propose(node: &Node, core: &Core, proposal: Proposal) -> Result<PeerRes
 
 async fn admit(node: &Node, core: &Core, from: &PeerIdentity, member: Member) -> Result<PeerResponse, PeerError> {
     leads(node, core)?;
+    // A copy of a member, or one whose directory went back, must not give that member's place away.
+    if core.state.members().iter().any(|m| m.node_id == from.node_id) {
+        match node.network.admit(from, "a connection of a guest").await {
+            // It lost what it acknowledged, and so asks for a place as a new member.
+            Ok(_) | Err(Refusal::RolledBack { .. }) => {}
+            Err(refusal) => return Err(PeerError::Unavailable(refusal.to_string())),
+        }
+    }
     let earlier = core.state.members().into_iter().find(|m| m.name == member.name && m.node_id != member.node_id);
     // An earlier self that lost its disk no longer answers under its old id; one that does is another node.
     let replaces = match earlier {
@@ -289,7 +333,26 @@ pub(crate) fn unavailable(e: Error) -> PeerError {
 
 #[cfg(test)]
 mod tests {
+    use hexkv_store::record::KeyRange;
+
     use super::*;
+
+    #[test]
+    fn a_listing_of_one_page_does_not_wait_for_counts_and_the_past() {
+        let page = ListRequest {
+            range: KeyRange::default(),
+            limit: SHORT_SCAN_ITEMS_MAX,
+            revision: 0,
+            keys_only: true,
+            count_only: false,
+            descending: false,
+            after: None,
+        };
+        assert!(is_short(&page));
+        assert!(!is_short(&ListRequest { count_only: true, ..page.clone() }));
+        assert!(!is_short(&ListRequest { revision: 7, ..page.clone() }));
+        assert!(!is_short(&ListRequest { limit: SHORT_SCAN_ITEMS_MAX + 1, ..page }));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn room_for_a_scan_is_waited_for_in_order_and_not_beyond_the_deadline() {

@@ -8,7 +8,7 @@ use std::{
 use hexkv_client::api::{
     ClusterStatus, Code, ExplainAnswer, HealthAnswer, MemberState, MemberStatus, MembershipStep, NodeHealth, Role,
 };
-use hexkv_raft_net::rpc::{ClusterInfo, Explanation, MemberHealth, PeerRequest, PeerResponse};
+use hexkv_raft_net::rpc::{ClusterInfo, Explanation, LeaderProgress, MemberHealth, PeerRequest, PeerResponse};
 use hexkv_store::NodeId;
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::Instant;
@@ -31,9 +31,10 @@ impl Node {
     /// The cluster as this node and its leader see it.
     pub async fn status(&self) -> ClusterStatus {
         let info = self.cluster();
-        let health = self.health_of_members(&info).await;
+        let (health, progress) = tokio::join!(self.health_of_members(&info), self.leader_progress(LEADER_VIEW_TIMEOUT));
+        let stalled_here = self.core().and_then(|core| core.waits().describe(stall_after(&self.config)));
         let mut members: Vec<MemberStatus> =
-            info.members.iter().map(|m| self.member_status(&info, m, health.as_ref())).collect();
+            info.members.iter().map(|m| self.member_status(&info, m, health.as_ref(), progress.as_ref())).collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));
         let up = |id: &NodeId| {
             health.as_ref().and_then(|h| h.get(id)).is_some_and(|h| self.state_of(h.last_contact_ms) == MemberState::Up)
@@ -50,6 +51,7 @@ impl Node {
             leader: info.leader.and_then(|id| name_of(&info, id)),
             term: info.term,
             replication_factor: info.replication_factor,
+            stalled: stalled_here.or_else(|| progress.as_ref().and_then(|progress| progress.stalled.clone())),
             quorum: !info.voters.is_empty() && voters_up > info.voters.len() / 2,
             members,
             commit_index: commit_index.unwrap_or(info.applied_index),
@@ -116,6 +118,7 @@ impl Node {
         info: &ClusterInfo,
         member: &hexkv_store::member::Member,
         health: Option<&BTreeMap<NodeId, MemberHealth>>,
+        progress: Option<&LeaderProgress>,
     ) -> MemberStatus {
         let id = member.node_id;
         let known = health.and_then(|h| h.get(&id));
@@ -132,6 +135,9 @@ impl Node {
             version: member.version.clone(),
             last_contact_ms: known.and_then(|h| h.last_contact_ms),
             matched_index,
+            stalled_ms: progress
+                .and_then(|p| p.peers_stalled_ms.iter().find(|(peer, _)| *peer == id))
+                .map(|(_, ms)| *ms),
             lag_entries: matched_index.zip(newest).map(|(m, n)| n.saturating_sub(m)),
         }
     }
@@ -158,24 +164,32 @@ impl Node {
             ));
         }
         match self.position() {
-            Position::Holder => confirm(&core, Basis::Quorum, Instant::now() + READY_TIMEOUT).await,
-            Position::Standby => self.ask_leader(PeerRequest::ReadIndex, READY_TIMEOUT).await.map(|_| ()),
-            Position::Outside => Err(self.why_no_leader()),
+            Position::Holder => confirm(&core, Basis::Quorum, Instant::now() + READY_TIMEOUT).await?,
+            Position::Standby => self.ask_leader(PeerRequest::ReadIndex, READY_TIMEOUT).await.map(|_| ())?,
+            Position::Outside => return Err(self.why_no_leader()),
+        }
+        // Reads that are confirmed say nothing of writes.
+        match self.leader_progress(LEADER_VIEW_TIMEOUT).await.and_then(|progress| progress.stalled) {
+            Some(why) => Err(Error::new(Code::Unavailable, format!("the leader makes no progress: {why}"))),
+            None => Ok(()),
         }
     }
 
-    /// `ok` when linearizable requests are served and every member is up, else `degraded` with the reason.
+    /// `ok` when linearizable requests are served, every member is up and the disk has room, else `degraded` with the reason.
     pub async fn health(&self) -> HealthAnswer {
         if let Err(e) = self.ready().await {
-            return HealthAnswer { status: "degraded".into(), reason: Some(e.detail) };
+            let reasons: Vec<String> = [e.detail].into_iter().chain(self.disk_problem()).collect();
+            return HealthAnswer { status: "degraded".into(), reason: Some(reasons.join("; ")) };
         }
         let status = self.status().await;
         let down: Vec<&str> =
             status.members.iter().filter(|m| m.state == MemberState::Down).map(|m| m.name.as_str()).collect();
-        if down.is_empty() {
+        let unreached = (!down.is_empty()).then(|| format!("not reached: {}", down.join(", ")));
+        let reasons: Vec<String> = self.disk_problem().into_iter().chain(unreached).collect();
+        if reasons.is_empty() {
             HealthAnswer { status: "ok".into(), reason: None }
         } else {
-            HealthAnswer { status: "degraded".into(), reason: Some(format!("not reached: {}", down.join(", "))) }
+            HealthAnswer { status: "degraded".into(), reason: Some(reasons.join("; ")) }
         }
     }
 
@@ -185,10 +199,11 @@ impl Node {
         let failed = self.fatal().borrow().clone();
         let mut services = BTreeMap::new();
         services.insert("raft".into(), ready.as_ref().map_or_else(|e| e.detail.clone(), |()| "ok".into()));
-        services.insert("storage".into(), failed.clone().unwrap_or_else(|| "ok".into()));
+        let storage = failed.or_else(|| self.disk_problem());
+        services.insert("storage".into(), storage.clone().unwrap_or_else(|| "ok".into()));
         services.insert("state".into(), self.divergence().unwrap_or_else(|| "ok".into()));
         services.insert("discovery".into(), self.naming.describe());
-        let ok = ready.is_ok() && failed.is_none() && self.divergence().is_none();
+        let ok = ready.is_ok() && storage.is_none() && self.divergence().is_none();
         NodeHealth {
             node: self.name.clone(),
             status: if ok { "ok" } else { "degraded" }.into(),

@@ -1,9 +1,9 @@
-//! Cuts off clients that do not take their answers: they would hold memory for as long as they like.
+//! Bounds what one connection holds: clients that do not take their answers are cut off, and reads are small.
 
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -11,6 +11,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
 };
+
+/// Most bytes that are read at a time. hyper's read buffer grows to the largest read, and each connection has one.
+pub const READ_BYTES_MAX: usize = 16 * 1024 - 1;
 
 /// A connection whose writes fail once the other side has taken nothing for a while.
 ///
@@ -46,7 +49,13 @@ impl<S> WriteDeadline<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for WriteDeadline<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let mut part = buf.take(READ_BYTES_MAX);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+        let bytes = part.filled().len();
+        // SAFETY: the stream initialized that many bytes of `part`, which begins where the filled bytes of `buf` end.
+        unsafe { buf.assume_init(bytes) };
+        buf.advance(bytes);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -85,6 +94,27 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    #[tokio::test]
+    async fn reads_are_small_and_lose_nothing() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+        let mut ours = WriteDeadline::new(ours, Duration::from_secs(30));
+        let sent: Vec<u8> = (0..100_000_u32).map(|i| (i % 251) as u8).collect();
+        theirs.write_all(&sent).await.unwrap();
+        drop(theirs);
+        let mut received = vec![0; 3];
+        assert_eq!(ours.read(&mut received).await.unwrap(), 3);
+        loop {
+            let before = received.len();
+            received.reserve(1 << 16);
+            let bytes = ours.read_buf(&mut received).await.unwrap();
+            assert!(bytes <= READ_BYTES_MAX && received.len() == before + bytes);
+            if bytes == 0 {
+                break;
+            }
+        }
+        assert_eq!(received, sent);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_may_be_slow_but_not_idle() {

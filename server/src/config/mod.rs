@@ -43,7 +43,7 @@ pub use choices::{DiscoveryType, EngineKind, LogFormat};
 pub use cookie::{Cookie, CookieSource};
 pub use error::ConfigError;
 pub use layers::Source;
-pub use limits::{FILES_OPEN_WARN, FileLimit, raise_fd_limit};
+pub use limits::{Connections, FILES_OPEN_MIN, FILES_OPEN_WARN, FileLimit, raise_fd_limit};
 pub use name::{HOST_BYTES_MAX, Host, NAME_BYTES_MAX, NameError, NodeName, Target};
 pub use options::{OPTIONS, OptionDefault, OptionRow, command, markdown_table};
 pub use print::{FIXED_LIMITS, Resolved, Shown, Sources};

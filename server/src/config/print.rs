@@ -2,9 +2,10 @@
 
 use std::fmt::{self, Write as _};
 
-use hexkv_store::{command, dedupe, member::MEMBERS_MAX};
+use hexkv_raft_net::transport;
+use hexkv_store::{command, dedupe, lease, member::MEMBERS_MAX};
 
-use crate::{core, events, http_server, node, watch};
+use crate::{bodies, client_connection, core, events, http_server, node, transfers, watch};
 
 use super::{
     layers::Source,
@@ -25,12 +26,13 @@ pub const FIXED_LIMITS: &[(&str, u64, &str)] = &[
     ("name_bytes_max", NAME_BYTES_MAX as u64, "bytes of a node's name before the @"),
     ("idempotency_key_bytes_max", dedupe::IDEMPOTENCY_KEY_BYTES_MAX as u64, "bytes"),
     ("dedupe_retention_ms", dedupe::DEDUPE_RETENTION_MS, "ms that the outcome of a change with a key is kept"),
+    ("dedupe_entries_max", dedupe::DEDUPE_ENTRIES_MAX as u64, "kept outcomes, beyond which the oldest goes"),
+    ("dedupe_bytes_max", dedupe::DEDUPE_BYTES_MAX, "bytes of kept outcomes, beyond which the oldest large ones go"),
     (
-        "dedupe_entries_max",
-        dedupe::DEDUPE_ENTRIES_MAX as u64,
-        "kept outcomes, beyond which such changes are answered 429",
+        "dedupe_small_outcome_bytes",
+        dedupe::DEDUPE_SMALL_OUTCOME_BYTES as u64,
+        "bytes of an outcome, up to which it stays as long as its key",
     ),
-    ("dedupe_bytes_max", dedupe::DEDUPE_BYTES_MAX, "bytes of kept outcomes, beyond which likewise"),
     ("dedupe_outcome_bytes_max", dedupe::DEDUPE_OUTCOME_BYTES_MAX as u64, "bytes of one kept outcome"),
     ("head_bytes_max", http_server::HEAD_BYTES_MAX as u64, "bytes of a request's head"),
     (
@@ -43,11 +45,52 @@ pub const FIXED_LIMITS: &[(&str, u64, &str)] = &[
         http_server::ANSWER_TAKEN_TIMEOUT.as_millis() as u64,
         "ms in which a client takes none of its answer",
     ),
-    ("saves_max", core::SAVES_MAX as u64, "snapshots saved at a time, beyond which 429"),
-    ("bodies_bytes_max", node::BODIES_BYTES_MAX as u64, "bytes of bodies being received, beyond which 429"),
+    ("leases_max", lease::LEASES_MAX as u64, "leases of a cluster, beyond which 429"),
+    ("leases_kept_per_kind", lease::LEASES_KEPT_PER_KIND as u64, "of these for each kind of lease"),
+    ("saves_max", core::SAVES_MAX as u64, "snapshots saved at a time, beyond which they wait"),
+    (
+        "transfer_bytes_per_second_min",
+        transfers::TRANSFER_BYTES_PER_SECOND_MIN,
+        "bytes in a second; who takes less of a snapshot or a large answer gives way to others",
+    ),
+    (
+        "bodies_bytes_max",
+        bodies::BODIES_BYTES_MAX as u64,
+        "bytes of bodies being received with their buffers, beyond which the slowest are answered 429",
+    ),
+    (
+        "body_bytes_per_second_min",
+        bodies::BODY_BYTES_PER_SECOND_MIN,
+        "bytes a second that a body brings at least, else 408",
+    ),
+    ("body_rate_window_ms", bodies::BODY_RATE_WINDOW.as_millis() as u64, "ms over which that is measured"),
+    (
+        "half_closed_max_ms",
+        client_connection::HALF_CLOSED_MAX.as_millis() as u64,
+        "ms for the answer to a client that closed its sending side; none for requests that wait",
+    ),
+    (
+        "keepalive_idle_ms",
+        transport::KEEPALIVE_IDLE.as_millis() as u64,
+        "ms without a byte after which an accepted connection is probed",
+    ),
+    (
+        "unacknowledged_max_ms",
+        transport::UNACKNOWLEDGED_MAX.as_millis() as u64,
+        "ms without an answer to probes or to what was sent, after which a connection ends",
+    ),
     ("answers_bytes_max", node::ANSWERS_BYTES_MAX as u64, "bytes of large answers being sent, beyond which 429"),
-    ("scans_max", node::SCANS_MAX as u64, "listings being read at a time"),
-    ("event_readers_max", events::EVENT_READERS_MAX as u64, "readers of /api/cluster/events, beyond which 429"),
+    ("checks_max", node::CHECKS_MAX as u64, "checks (`client doctor`) at a time"),
+    ("scans_max", node::SCANS_MAX as u64, "listings being read at a time, of counts, the past and long pages"),
+    ("short_scans_max", node::SHORT_SCANS_MAX as u64, "listings being read at a time, of up to 1,000 items now"),
+    (
+        "event_readers_max",
+        events::EVENT_READERS_MAX as u64,
+        "readers of /api/cluster/events, beyond which the oldest goes",
+    ),
+    ("txn_read_keys_max", command::TXN_READ_KEYS_MAX, "keys that a transaction reads, counts or removes"),
+    ("txn_read_bytes_max", command::TXN_READ_BYTES_MAX, "bytes of their records"),
+    ("reading_keys_max", node::READING_KEYS_MAX, "keys that all transactions in flight read, beyond which they wait"),
     ("events_queued_max", events::EVENTS_QUEUED_MAX as u64, "events that wait for one reader"),
     ("watchers_max", watch::WATCHERS_MAX as u64, "watches and long polls, beyond which 429"),
     ("watcher_queue_revisions_max", watch::WATCHER_QUEUE_REVISIONS_MAX as u64, "revisions that wait for one watch"),

@@ -139,7 +139,7 @@ impl Queue {
         context: &ChangeContext,
     ) -> Result<(Place, bool), Error> {
         let lease = claim.lease;
-        let grant = TxnOp::GrantLease { id: lease, ttl_ms: written.entry.ttl_ms };
+        let grant = TxnOp::GrantLeaseFor { id: lease, ttl_ms: written.entry.ttl_ms, kind: self.space.lease_kind() };
         let command = Command::Txn(Txn { success: vec![grant, self.put(lease, &written)], ..Txn::default() });
         match transact(node, &command, context).await {
             Ok((outcome, replayed)) => {
@@ -288,6 +288,11 @@ impl Queue {
             Command::Txn(Txn { compare: vec![self.standing(lease)], success: vec![end], failure: Vec::new() });
         let (outcome, replayed) = transact(node, &command, context).await?;
         if outcome.succeeded { Ok(replayed) } else { Err(Error { replayed, ..not_holder() }) }
+    }
+
+    /// Gives `place` back, which was taken for a client that is gone: the next one has it.
+    pub fn give_back(&self, node: &Arc<Node>, place: &Place) {
+        drop(Claim::new(node, place.lease, Duration::from_millis(place.entry.ttl_ms)));
     }
 
     /// Watches the line from the revision after `view`.

@@ -165,7 +165,7 @@ async fn write(
 ) -> Result<(TxnOutcome, bool), Error> {
     let lease = random_id();
     let mut success = vec![
-        TxnOp::GrantLease { id: lease, ttl_ms: entry.ttl_ms },
+        TxnOp::GrantLeaseFor { id: lease, ttl_ms: entry.ttl_ms, kind: Space::Registry.lease_kind() },
         TxnOp::Put { key: key.clone(), value: encoded(entry), content_type: None, lease, prev: false },
     ];
     // After the put, which takes the record away from it.

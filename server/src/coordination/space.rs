@@ -2,7 +2,7 @@
 //! no byte of UTF-8; ranges of the KV API end before it.
 
 use bytes::Bytes;
-use hexkv_store::record::KeyRange;
+use hexkv_store::{lease::LeaseKind, record::KeyRange};
 
 use crate::error::Error;
 
@@ -20,6 +20,15 @@ pub(super) enum Space {
 }
 
 impl Space {
+    /// The kind of the leases of such records.
+    pub(super) fn lease_kind(self) -> LeaseKind {
+        match self {
+            Self::Lock => LeaseKind::Lock,
+            Self::Election => LeaseKind::Election,
+            Self::Registry => LeaseKind::Name,
+        }
+    }
+
     fn tag(self) -> &'static [u8] {
         match self {
             Self::Lock => b"lock",

@@ -9,6 +9,8 @@ pub mod gossip;
 
 use std::time::Duration;
 
+use hexkv_raft_net::{Dialer, transport::TcpTransport};
+
 use crate::config::{Config, Target};
 use epmd::ResolveError;
 
@@ -48,22 +50,32 @@ fn listed_without_port(listed: &[Target]) -> String {
     format!("CLUSTER_NODES has no port for it ({names}); ")
 }
 
-/// `host:port` of the raft port of `target`, within `limit`.
-///
-/// # Errors
-/// [`DiscoveryError`], which says what was tried.
-pub async fn resolve_target(target: &Target, directory: &Directory, limit: Duration) -> Result<String, DiscoveryError> {
-    let listed = directory.nodes.iter().find(|listed| listed.node == target.node);
-    let known = target.port.or_else(|| listed.and_then(|listed| listed.port));
-    let port = match known {
-        Some(port) => port,
-        None => epmd::resolve(&target.node, directory.epmd_port, limit).await.map_err(|source| DiscoveryError {
-            target: target.clone(),
-            listed: directory.nodes.clone(),
-            source,
-        })?,
-    };
-    Ok(format!("{}:{port}", target.node.host()))
+impl Directory {
+    /// `host:port` of the raft port of `target`, where its port is known without a port mapper.
+    pub fn known(&self, target: &Target) -> Option<String> {
+        let listed = self.nodes.iter().find(|listed| listed.node == target.node);
+        let port = target.port.or_else(|| listed.and_then(|listed| listed.port))?;
+        Some(format!("{}:{port}", target.node.host()))
+    }
+
+    /// `host:port` of the raft port of `target`, within `limit`.
+    ///
+    /// # Errors
+    /// [`DiscoveryError`], which says what was tried.
+    pub async fn resolve(
+        &self,
+        target: &Target,
+        limit: Duration,
+        dialer: &Dialer<TcpTransport>,
+    ) -> Result<String, DiscoveryError> {
+        if let Some(address) = self.known(target) {
+            return Ok(address);
+        }
+        match epmd::resolve(&target.node, self.epmd_port, limit, dialer).await {
+            Ok(port) => Ok(format!("{}:{port}", target.node.host())),
+            Err(source) => Err(DiscoveryError { target: target.clone(), listed: self.nodes.clone(), source }),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -80,19 +92,22 @@ mod tests {
     async fn a_typed_port_wins_over_the_list_and_the_list_over_the_mapper() {
         let directory = directory(&["a@h:1", "b@[::1]:2", "c@h"], 0);
         for (target, address) in [("a@h:9", "h:9"), ("a@h", "h:1"), ("b@[::1]", "[::1]:2"), ("d@h:3", "h:3")] {
-            let found = resolve_target(&target.parse().unwrap(), &directory, LIMIT).await.unwrap();
+            let dialer = Dialer::new(TcpTransport);
+            let found = directory.resolve(&target.parse().unwrap(), LIMIT, &dialer).await.unwrap();
             assert_eq!(found, address, "{target}");
         }
     }
 
     #[tokio::test]
     async fn a_name_without_an_address_is_an_error_that_says_what_was_tried() {
-        let error = resolve_target(&"c@h".parse().unwrap(), &directory(&["a@h:1", "c@h"], 0), LIMIT).await.unwrap_err();
+        let dialer = Dialer::new(TcpTransport);
+        let listed = directory(&["a@h:1", "c@h"], 0);
+        let error = listed.resolve(&"c@h".parse().unwrap(), LIMIT, &dialer).await.unwrap_err();
         let text = error.to_string();
         for part in ["cannot find c@h", "CLUSTER_NODES has no port for it (a@h:1, c@h)", "EPMD_PORT=0", "c@h:PORT"] {
             assert!(text.contains(part), "{text}");
         }
-        let error = resolve_target(&"c@h".parse().unwrap(), &directory(&[], 0), LIMIT).await.unwrap_err();
+        let error = directory(&[], 0).resolve(&"c@h".parse().unwrap(), LIMIT, &dialer).await.unwrap_err();
         assert!(!error.to_string().contains("CLUSTER_NODES"), "{error}");
     }
 }

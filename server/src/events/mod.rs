@@ -6,24 +6,26 @@
 //! | `seen` | the cluster at one moment, and what is new between two of them |
 //! | [`watch`](mod@watch) | looks, at changes and at intervals |
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use hexkv_client::api::{EventsEnd, LeaderEvent, MembershipEvent, NodeEvent, ReplicationFactorEvent, StepEvent};
 use hexkv_raft_net::rpc::MembershipStep;
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 
 use self::seen::{Seen, Told};
-use crate::{error::Error, metrics::Metrics, node::Node};
+use crate::{metrics::Metrics, node::Node};
 
 mod seen;
 pub mod watch;
 
 /// Events that wait for one reader at most; one that is further behind is cut off.
 pub const EVENTS_QUEUED_MAX: usize = 256;
-/// Readers of one node at most.
+/// Readers of one node at most. One more takes the place of the one that has read for the longest, which connects again and
+/// begins with the state: so no client keeps others out for long.
 pub const EVENT_READERS_MAX: usize = 1024;
 
 /// Who follows what happens to the cluster. It outlives cores.
@@ -33,7 +35,16 @@ pub const EVENT_READERS_MAX: usize = 1024;
 pub struct Events {
     current: Mutex<Current>,
     feed: broadcast::Sender<Bytes>,
-    room: Arc<Semaphore>,
+    places: Arc<Mutex<Places>>,
+}
+
+/// The readers in the order in which they came.
+///
+/// Invariant: at most [`EVENT_READERS_MAX`]; each is one that has not ended, and whose place no other one took.
+#[derive(Debug, Default)]
+struct Places {
+    next_id: u64,
+    taken: BTreeMap<u64, CancellationToken>,
 }
 
 #[derive(Debug, Default)]
@@ -45,8 +56,8 @@ struct Current {
 
 impl Default for Events {
     fn default() -> Self {
-        let room = Arc::new(Semaphore::new(EVENT_READERS_MAX));
-        Self { current: Mutex::default(), feed: broadcast::Sender::new(EVENTS_QUEUED_MAX), room }
+        let feed = broadcast::Sender::new(EVENTS_QUEUED_MAX);
+        Self { current: Mutex::default(), feed, places: Arc::default() }
     }
 }
 
@@ -57,26 +68,43 @@ pub struct Reader {
     pub first: Option<Bytes>,
     /// The events after it.
     pub feed: broadcast::Receiver<Bytes>,
-    _room: OwnedSemaphorePermit,
+    /// Another reader took its place.
+    pub replaced: CancellationToken,
+    id: u64,
+    places: Arc<Mutex<Places>>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.places.lock().taken.remove(&self.id);
+    }
 }
 
 impl Events {
     /// How many follow.
     pub fn readers(&self) -> usize {
-        EVENT_READERS_MAX - self.room.available_permits()
+        self.places.lock().taken.len()
     }
 
     /// Follows from now on.
-    fn follow(&self, time: &str, node: &str) -> Result<Reader, Error> {
-        let room = self.room.clone().try_acquire_owned().map_err(|_| {
-            let why = format!(
-                "{EVENT_READERS_MAX} readers follow the events of this node, the most it takes; ask another node"
-            );
-            Error::new(hexkv_client::api::Code::Overloaded, why)
-        })?;
+    fn follow(&self, time: &str, node: &str) -> Reader {
+        let (id, replaced) = self.take_place();
         let current = self.current.lock();
         let first = current.seen.as_ref().map(|seen| encode("state", &seen.as_event(time, node), current.id));
-        Ok(Reader { first, feed: self.feed.subscribe(), _room: room })
+        Reader { first, feed: self.feed.subscribe(), replaced, id, places: self.places.clone() }
+    }
+
+    fn take_place(&self) -> (u64, CancellationToken) {
+        let mut places = self.places.lock();
+        if places.taken.len() >= EVENT_READERS_MAX
+            && let Some((_, oldest)) = places.taken.pop_first()
+        {
+            oldest.cancel();
+        }
+        let (id, replaced) = (places.next_id, CancellationToken::new());
+        places.next_id += 1;
+        places.taken.insert(id, replaced.clone());
+        (id, replaced)
     }
 
     /// Looks, and tells what is new. `look` is given what was seen last; one looks at a time, so nothing older follows.
@@ -131,10 +159,7 @@ impl Events {
 
 impl Node {
     /// Follows what happens to the cluster, as this node sees it: its present state first, where it is known.
-    ///
-    /// # Errors
-    /// [`hexkv_client::api::Code::Overloaded`] beyond [`EVENT_READERS_MAX`] readers.
-    pub fn follow_events(&self) -> Result<Reader, Error> {
+    pub fn follow_events(&self) -> Reader {
         let time = self.time();
         // Who is heard is looked at now and then; all else is as of now.
         let look = |before: Option<&Seen>| watch::seen(self, &before.map(Seen::heard).unwrap_or_default());
@@ -176,6 +201,8 @@ fn log(told: &Told, seen: &Seen) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
 
     fn seen(term: u64) -> Seen {
@@ -186,7 +213,7 @@ mod tests {
     async fn a_reader_begins_with_the_state_and_a_slow_one_is_cut_off() {
         let (events, metrics) = (Events::default(), Metrics::default());
         events.take_in("t", "n", |_| seen(1), &metrics);
-        let mut reader = events.follow("t", "n").expect("there is room");
+        let mut reader = events.follow("t", "n");
         assert_eq!(events.readers(), 1);
         let first = String::from_utf8(reader.first.take().expect("a state").to_vec()).unwrap();
         assert!(first.starts_with("event: state\n") && first.ends_with("id: 1\n\n"), "{first}");
@@ -196,7 +223,7 @@ mod tests {
         assert!(matches!(reader.feed.recv().await, Err(broadcast::error::RecvError::Lagged(1))));
         drop(reader);
         assert_eq!(events.readers(), 0);
-        let again = events.follow("t", "n").expect("there is room").first.expect("a state");
+        let again = events.follow("t", "n").first.take().expect("a state");
         assert!(
             String::from_utf8_lossy(&again).contains(&format!("\"term\":{}", 2 + EVENTS_QUEUED_MAX)),
             "it is level"
@@ -204,11 +231,19 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_so_many_readers() {
+    fn one_reader_too_many_replaces_the_oldest_one() {
         let events = Events::default();
-        let all: Vec<Reader> = (0..EVENT_READERS_MAX).map(|_| events.follow("t", "n").expect("room")).collect();
-        assert_eq!(events.follow("t", "n").unwrap_err().code, hexkv_client::api::Code::Overloaded);
-        drop(all);
-        events.follow("t", "n").expect("room again");
+        let mut all: VecDeque<Reader> = (0..EVENT_READERS_MAX).map(|_| events.follow("t", "n")).collect();
+        for _ in 0..3 {
+            all.push_back(events.follow("t", "n"));
+            assert!(all[0].replaced.is_cancelled() && !all[1].replaced.is_cancelled());
+            assert_eq!(events.readers(), EVENT_READERS_MAX);
+            all.pop_front();
+            assert_eq!(events.readers(), EVENT_READERS_MAX, "its place was another one's already");
+        }
+        all.pop_back();
+        assert_eq!(events.readers(), EVENT_READERS_MAX - 1);
+        all.push_back(events.follow("t", "n"));
+        assert!(all.iter().all(|reader| !reader.replaced.is_cancelled()), "there was room");
     }
 }

@@ -49,6 +49,8 @@ pub(super) struct Look {
     without: BTreeMap<String, String>,
     /// Known addresses at which nobody answered: whoever is there may have a cluster.
     silent: Vec<String>,
+    /// What the resolver did for names that have no address.
+    unresolved: Vec<String>,
     /// Where another node has this node's name.
     namesake: Option<String>,
     /// What has to be corrected, or cannot be found.
@@ -137,7 +139,13 @@ impl Node {
             look.silence(),
             why.map(|why| format!("; {why}")).unwrap_or_default()
         );
-        search.say(self, waits);
+        if !look.unresolved.is_empty() {
+            // With times, which are not to make each look a line of the log.
+            self.set_waiting(Some(format!("{waits}; {}", look.unresolved.join("; "))));
+            search.log(&waits);
+        } else {
+            search.say(self, waits);
+        }
         let may_try = enough && takes_part(&plan, &self.name) && look.namesake.is_none();
         if !may_try || search.next_attempt.is_some_and(|next| Instant::now() < next) {
             return Ok(false);
@@ -206,7 +214,10 @@ impl Node {
                 Err(e @ NetError::Refused(_)) => look.problems.push(format!("the node at {address}: {e}")),
                 Err(e) => {
                     tracing::debug!(address, error = %e, "no answer yet");
-                    look.silent.push(address.clone());
+                    let unresolved = self.network.dialer().unresolved(address);
+                    let why = if unresolved.is_some() { " (its name has no address yet)" } else { "" };
+                    look.silent.push(format!("{address}{why}"));
+                    look.unresolved.extend(unresolved);
                 }
             }
         }
@@ -214,7 +225,7 @@ impl Node {
     }
 
     /// The nodes that are started with this one, where it knows them by name: by their index, and those that are listed.
-    fn expected_peers(&self) -> Vec<Target> {
+    pub(crate) fn expected_peers(&self) -> Vec<Target> {
         let mut peers: Vec<Target> =
             self.config.cluster_nodes.iter().filter(|t| t.node != self.config.node_name).cloned().collect();
         // A list of all of them leaves nobody to guess.
@@ -280,10 +291,14 @@ impl Look {
 impl Search {
     /// Tells, in the log and in answers, what the node waits for.
     pub(super) fn say(&mut self, node: &Node, text: String) {
-        if self.is_news(&text) {
+        self.log(&text);
+        node.set_waiting(Some(text));
+    }
+
+    fn log(&mut self, text: &str) {
+        if self.is_news(text) {
             tracing::info!("{text}");
         }
-        node.set_waiting(Some(text));
     }
 
     /// As [`Self::say`], of what should not be.

@@ -155,14 +155,14 @@ impl LeaseObserver for Lessor {
 
 #[cfg(test)]
 mod tests {
-    use hexkv_store::lease::Lease;
+    use hexkv_store::lease::{Lease, LeaseKind};
 
     use super::*;
 
     const TERM: u64 = 7;
 
     fn record(id: u64) -> LeaseRecord {
-        LeaseRecord { id, lease: Lease { ttl_ms: 1_000, granted_ms: 0 } }
+        LeaseRecord { id, lease: Lease { ttl_ms: 1_000, granted_ms: 0, kind: LeaseKind::Explicit } }
     }
 
     fn loading() -> Lessor {

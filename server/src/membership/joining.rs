@@ -11,7 +11,14 @@ use hexkv_store::{NodeId, identity::JoinIntent, outcome::Outcome};
 use tokio::time::Instant;
 
 use super::{ASK_TIMEOUT, POLL_INTERVAL, unexpected};
-use crate::{error::Error, node::Node};
+use crate::{error::Error, node::Node, reconciler::unreached_prefix};
+
+/// One question to the node that a join names, whose host name may be looked up for the first time.
+const TARGET_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the leader is asked whether it reaches this node.
+const REACHED_INTERVAL: Duration = Duration::from_secs(1);
+/// A leader that has not reached this node for this long after it was taken in will not do so by itself.
+const UNREACHED_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a join waits for the other cluster to have a leader, and to take the node in.
 const ADMIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,7 +29,7 @@ const JOINS_ITSELF: &str =
 
 impl Node {
     pub(super) async fn ask_cluster(&self, address: &str) -> Result<(NodeId, ClusterInfo), Error> {
-        match self.network.request_as_guest(address, PeerRequest::ClusterInfo, ASK_TIMEOUT).await {
+        match self.network.request_as_guest(address, PeerRequest::ClusterInfo, TARGET_TIMEOUT).await {
             Ok((peer, PeerResponse::ClusterInfo(info))) => Ok((peer.node_id, info)),
             Ok((_, other)) => Err(unexpected(&other)),
             Err(e) => Err(join_refused(address, &e)),
@@ -69,6 +76,48 @@ impl Node {
             ));
         }
         Ok(cluster_id)
+    }
+
+    /// Returns when the leader, in its present term, has reached this node at its advertised address.
+    pub(super) async fn reached_by_leader(&self) {
+        let me = self.identity().node_id;
+        loop {
+            match self.ask_leader(PeerRequest::MemberHealth, ASK_TIMEOUT).await {
+                Ok(PeerResponse::MemberHealth(members))
+                    if members.iter().any(|m| m.node_id == me && m.last_contact_ms.is_some()) =>
+                {
+                    return;
+                }
+                Ok(_) => {}
+                Err(e) => tracing::debug!(error = %e, "the leader did not say whether it reaches this node"),
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Returns when the leader has not reached this node at its advertised address for some time, with the leader's words.
+    pub(super) async fn unreached_by_leader(&self) -> String {
+        let prefix = unreached_prefix(&self.name);
+        let mut since = None;
+        loop {
+            tokio::time::sleep(REACHED_INTERVAL).await;
+            let remark = match self.ask_leader(PeerRequest::Explain, ASK_TIMEOUT).await {
+                Ok(PeerResponse::Explained(said)) => said.remarks.into_iter().find(|said| said.starts_with(&prefix)),
+                Ok(_) => None,
+                Err(e) => {
+                    tracing::debug!(error = %e, "the leader did not say whether it reaches this node");
+                    continue;
+                }
+            };
+            let Some(remark) = remark else {
+                since = None;
+                continue;
+            };
+            if since.get_or_insert_with(Instant::now).elapsed() >= UNREACHED_AFTER {
+                tracing::warn!("{remark}");
+                return remark;
+            }
+        }
     }
 
     pub(super) async fn admit(&self, intent: &JoinIntent) -> Result<ClusterInfo, Error> {

@@ -51,6 +51,7 @@ pub fn render(node: &Arc<Node>) -> Result<String, fmt::Error> {
         )?;
         raft::tell(page, &node)?;
         storage::tell(page, &node)?;
+        storage::disk(page, &node)?;
         work::tell(page, &node)?;
         if let Some(http) = node.metrics.http.get() {
             http.tell(page)?;

@@ -68,6 +68,16 @@ fn cluster(page: &mut Page<'_>, node: &Node) -> fmt::Result {
         "hexkv_state_divergent",
         "1 = this node's state differs from the majority's: it serves no reads until it is rebuilt",
         f64::from(u8::from(node.divergence().is_some())),
+    )?;
+    page.gauge(
+        "hexkv_copied_nodes",
+        "Members of which a second process, on a copy of the data directory, was refused here in the last minute",
+        node.network.copies().len() as f64,
+    )?;
+    page.gauge(
+        "hexkv_members_with_lost_entries",
+        "Members that lost log entries which they acknowledged to this node as the leader, by the signs of the last minute",
+        node.network.lost_entries().len() as f64,
     )
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::page::Page;
-use crate::node::Node;
+use crate::{disk::Condition, node::Node};
 
 pub(super) fn tell(page: &mut Page<'_>, node: &Node) -> fmt::Result {
     let Some(core) = node.core() else { return Ok(()) };
@@ -32,6 +32,29 @@ pub(super) fn tell(page: &mut Page<'_>, node: &Node) -> fmt::Result {
     page.gauge("hexkv_wal_entry_bytes", "Bytes of the entries that the log keeps", log.entry_bytes as f64)?;
     state(page, &core.state)?;
     snapshots(page, &core.state)
+}
+
+/// The disk of the data.
+pub(super) fn disk(page: &mut Page<'_>, node: &Node) -> fmt::Result {
+    let space = node.disk.space();
+    let known = |value: fn(&hexkv_store::fs::Space) -> u64| space.as_ref().map(|space| value(space) as f64);
+    page.gauge_if(
+        "hexkv_disk_free_bytes",
+        "What can still be written to the disk of the data",
+        known(|s| s.free_bytes),
+    )?;
+    page.gauge_if("hexkv_disk_total_bytes", "Size of the disk of the data", known(|s| s.total_bytes))?;
+    let is = |yes: bool| f64::from(u8::from(yes));
+    page.gauge(
+        "hexkv_disk_degraded",
+        "1 when the disk runs full, is full or read-only, fails or does not answer",
+        is(node.disk_problem().is_some()),
+    )?;
+    page.gauge(
+        "hexkv_disk_refuses_writes",
+        "1 when this node as the leader refuses writes, because its disk is full, read-only or fails",
+        is(matches!(node.disk.condition(), Condition::Full(_) | Condition::Unwritable(_))),
+    )
 }
 
 fn state(page: &mut Page<'_>, state: &hexkv_store::state_machine::State) -> fmt::Result {

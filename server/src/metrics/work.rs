@@ -9,8 +9,15 @@ pub(super) fn tell(page: &mut Page<'_>, node: &Arc<Node>) -> fmt::Result {
     let (count, bytes) = node.admission.in_flight();
     page.gauge("hexkv_proposals_in_flight", "Changes in flight on this node", count as f64)?;
     page.gauge("hexkv_proposals_in_flight_bytes", "Their size, rounded up to KiB each", bytes as f64)?;
-    let (_, bytes) = node.bodies.in_flight();
-    page.gauge("hexkv_request_bodies_bytes", "Room taken by bodies that are being received", bytes as f64)?;
+    let (connections_max, room) = (node.config.connections_max, node.connections.available_permits());
+    page.gauge("hexkv_http_connections", "Open HTTP connections", (connections_max - room) as f64)?;
+    page.gauge(
+        "hexkv_http_connections_max",
+        "HTTP connections that are taken: CONNECTIONS_MAX, or fewer where the limit of open files is low",
+        connections_max as f64,
+    )?;
+    page.gauge("hexkv_request_bodies", "Bodies that are being received or worked on", node.bodies.count() as f64)?;
+    page.gauge("hexkv_request_bodies_bytes", "Room taken by them, buffers included", node.bodies.taken() as f64)?;
     let (_, bytes) = node.answers.in_flight();
     page.gauge("hexkv_listings_bytes", "Room taken by listings that are being sent", bytes as f64)?;
     let (watchers, held) = node.watches.stats();

@@ -71,7 +71,9 @@ pub async fn run(node: Arc<Node>, core: Arc<Core>) {
             let Some((mut facts, decided_on)) = look(&node, &core, &mut silence) else { break };
             put_off_since = waits_for_odd(&facts).then(|| put_off_since.unwrap_or_else(Instant::now));
             facts.put_off = put_off_since.map_or(Duration::ZERO, |since| since.elapsed());
-            core.explanation.write().remarks = explain(&facts);
+            let mut remarks = explain(&facts);
+            remarks.extend(unreached(&node, &facts));
+            core.explanation.write().remarks = remarks;
             let Some(step) = next_step(&facts) else { break };
             tracing::info!(?step, "membership step");
             let what = told(&facts, &step);
@@ -93,6 +95,26 @@ pub async fn run(node: Arc<Node>, core: Arc<Core>) {
             break;
         }
     }
+}
+
+/// Members that this node has no connection to, each with the reason and what to do about it.
+fn unreached(node: &Node, facts: &Facts) -> Vec<String> {
+    let silent = facts.members.iter().filter(|m| !facts.reachable.contains(&m.node_id));
+    silent.filter_map(|m| Some(unreached_remark(m, &node.network.trouble(m.node_id)?))).collect()
+}
+
+/// What is said of `member`, to which no connection can be made for the reason `why`.
+fn unreached_remark(member: &Member, why: &str) -> String {
+    format!(
+        "{} {}, where it is advertised: {why}; start it, or correct ADVERTISE (or HOST) and RAFT_PORT there and restart it",
+        unreached_prefix(&member.name),
+        member.raft
+    )
+}
+
+/// What a remark begins with that the leader cannot reach the member `name`.
+pub(crate) fn unreached_prefix(name: &str) -> String {
+    format!("{name} cannot be reached at")
 }
 
 /// Remembers a step. One that is refused again and again is remembered once.
@@ -189,7 +211,7 @@ pub(crate) async fn answering_now(node: &Node, core: &Core, ids: &BTreeSet<NodeI
     let members = core.state.members();
     let others = members.iter().filter(|m| m.node_id != core.id && ids.contains(&m.node_id));
     let ask = |m: &Member| {
-        let (id, address) = (m.node_id, m.raft.clone());
+        let (id, address) = (m.node_id, node.address_of(m));
         async move {
             let asked = node.network.request(id, &address, PeerRequest::ClusterInfo, PROBE_TIMEOUT).await;
             asked.is_ok().then_some(id)

@@ -19,7 +19,7 @@ use super::{
     idempotency::without_key,
     openapi::{
         parameters::MemberInPath,
-        problems::{Busy, CannotJoin, LastOne, NotServing, NotThere, Refused, TooLarge, Unknown},
+        problems::{Busy, CannotJoin, LastOne, NotServing, NotThere, Refused, TooLarge, TooSlow, Unknown},
     },
     request::{BODY_BYTES_MAX, NoQuery, TimeoutQuery, json_within, key, query},
 };
@@ -80,12 +80,12 @@ pub async fn remove_member(State(node): State<Arc<Node>>, request: Request) -> A
     request_body(content = JoinRequest, example = json!({"node": "hex_hub1@127.0.0.1:9100", "discard_local_data": false})),
     responses(
         (status = 200, description = "It is a member", body = ClusterStatus),
-        Refused, CannotJoin, TooLarge, Busy, NotServing, Unknown,
+        Refused, TooSlow, CannotJoin, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn join(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let limit = limit(&request)?;
     let wanted: JoinRequest =
-        json_within(request, BODY_BYTES_MAX, limit.unwrap_or(node.config.request_timeout)).await?;
+        json_within(&node.bodies, request, BODY_BYTES_MAX, limit.unwrap_or(node.config.request_timeout)).await?;
     let joining = node.clone();
     within(
         limit,
@@ -117,12 +117,12 @@ pub async fn leave(State(node): State<Arc<Node>>, request: Request) -> Answer {
     request_body(content = TransferLeaderRequest, example = json!({"to": "hex_hub1@127.0.0.1"})),
     responses(
         (status = 200, description = "It leads", body = ClusterStatus),
-        Refused, NotThere, TooLarge, Busy, NotServing, Unknown,
+        Refused, NotThere, TooSlow, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn transfer_leader(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let limit = limit(&request)?;
     let wanted: TransferLeaderRequest =
-        json_within(request, BODY_BYTES_MAX, limit.unwrap_or(node.config.request_timeout)).await?;
+        json_within(&node.bodies, request, BODY_BYTES_MAX, limit.unwrap_or(node.config.request_timeout)).await?;
     within(limit, node.transfer_leader(&wanted.to)).await?;
     Ok(Json(node.status().await).into_response())
 }
@@ -135,12 +135,12 @@ pub async fn transfer_leader(State(node): State<Arc<Node>>, request: Request) ->
     request_body(content = ReplicationFactorRequest, example = json!({"value": 3})),
     responses(
         (status = 200, description = "Committed", body = ClusterStatus),
-        Refused, TooLarge, Busy, NotServing, Unknown,
+        Refused, TooSlow, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn replication_factor(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let limit = limit(&request)?;
     let wanted: ReplicationFactorRequest =
-        json_within(request, BODY_BYTES_MAX, limit.unwrap_or(node.config.request_timeout)).await?;
+        json_within(&node.bodies, request, BODY_BYTES_MAX, limit.unwrap_or(node.config.request_timeout)).await?;
     within(limit, node.set_replication_factor(wanted.value)).await?;
     Ok(Json(node.status().await).into_response())
 }
@@ -161,9 +161,11 @@ pub async fn hash(State(node): State<Arc<Node>>, request: Request) -> Answer {
 /// Its clock, data directory, cookie file and limits; names, raft ports and cookies of the others, each tried for up to 5 s. Neither
 /// side sends the cookie. `client doctor` asks every node.
 #[utoipa::path(get, path = "/api/cluster/check", operation_id = "check_node", tag = "cluster",
-    responses((status = 200, description = "What was found", body = NodeCheck), Refused))]
+    responses((status = 200, description = "What was found", body = NodeCheck), Refused, Busy))]
 pub async fn check(State(node): State<Arc<Node>>, request: Request) -> Answer {
     query::<NoQuery>(request.uri())?;
+    let turn = tokio::time::timeout(node.config.request_timeout, node.checks.acquire()).await;
+    let Ok(Ok(_turn)) = turn else { return Err(Error::checks_overloaded()) };
     Ok(Json(node.check().await).into_response())
 }
 

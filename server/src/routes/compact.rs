@@ -15,7 +15,7 @@ use super::{
     idempotency::{ChangeRequest, marked},
     openapi::{
         parameters::IdempotencyKey,
-        problems::{Busy, Forgotten, KeyMismatch, NotServing, Refused, TooLarge, Unknown},
+        problems::{Busy, Forgotten, KeyMismatch, NotServing, Refused, TooLarge, TooSlow, Unknown},
     },
     request::{BODY_BYTES_MAX, TimeoutQuery, json_with_body, query},
 };
@@ -33,12 +33,12 @@ use crate::{
     request_body(content = CompactRequest, example = json!({"revision": 1})),
     responses(
         (status = 200, description = "Forgotten", body = CompactAnswer, example = json!({"compacted_revision": 1})),
-        Refused, KeyMismatch, Forgotten, TooLarge, Busy, NotServing, Unknown,
+        Refused, TooSlow, KeyMismatch, Forgotten, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn compact(State(node): State<Arc<Node>>, request: Request) -> Result<Response<Body>, Error> {
     let timeout = query::<TimeoutQuery>(request.uri())?.patience(&node);
     let asked = ChangeRequest::of(&request, timeout)?;
-    let (CompactRequest { revision }, body) = json_with_body(request, BODY_BYTES_MAX, timeout).await?;
+    let (CompactRequest { revision }, body) = json_with_body(&node.bodies, request, BODY_BYTES_MAX, timeout).await?;
     if revision == 0 {
         return Err(Error::invalid("revision is the oldest one that stays readable, 1 or more"));
     }

@@ -7,7 +7,7 @@ use axum::{
     extract::Request,
     http::{Response, Uri},
 };
-use hexkv_client::api::{ReleaseAnswer, RenewRequest, Ttl};
+use hexkv_client::api::{Code, ReleaseAnswer, RenewRequest, Ttl};
 use serde::{Deserialize, de::DeserializeOwned};
 use utoipa::IntoParams;
 
@@ -18,6 +18,7 @@ use super::{
     request::{BODY_BYTES_MAX, NoQuery, json_with_body, json_within, key, query},
 };
 use crate::{
+    client_connection::Connection,
     coordination::{
         STEP_TIMEOUT, check_name,
         queue::{Entry, Place, Queue, lease_of},
@@ -44,7 +45,8 @@ pub struct TokenQuery {
 }
 
 /// `POST {prefix}{name}`: takes a place in the line and waits until it is the first one; also whether an earlier attempt did.
-/// `read` makes of the body what the place says, and how long to wait.
+/// `read` makes of the body what the place says, and how long to wait. A place that its client does not wait for any more is given
+/// back, unless the client can send the same request again and find it.
 pub async fn acquire<T: DeserializeOwned>(
     node: &Arc<Node>,
     request: Request,
@@ -55,16 +57,29 @@ pub async fn acquire<T: DeserializeOwned>(
     query::<NoQuery>(request.uri())?;
     let line = line(&name(request.uri(), prefix, "")?);
     let asked = ChangeRequest::of(&request, STEP_TIMEOUT)?;
-    let (wanted, body) = json_with_body::<T>(request, BODY_BYTES_MAX, node.config.request_timeout).await?;
+    let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
+    let (wanted, body) =
+        json_with_body::<T>(&node.bodies, request, BODY_BYTES_MAX, node.config.request_timeout).await?;
     let (entry, wait) = read(wanted)?;
-    line.acquire(node, entry, wait, &asked.with_body(&body)).await
+    let context = asked.with_body(&body);
+    drop(body);
+    if !wait.is_zero() {
+        connection.waits();
+    }
+    let (place, replayed) = line.acquire(node, entry, wait, &context).await?;
+    // The close may be known to the kernel before it ended this handler.
+    if context.idempotency.is_none() && connection.client_is_gone() {
+        line.give_back(node, &place);
+        return Err(Error::new(Code::Unavailable, "the client closed its connection; nothing is held"));
+    }
+    Ok((place, replayed))
 }
 
 /// `POST {prefix}{name}/renew`: whoever has the token of the first place in the line has it for its full time again.
 pub async fn renew(node: &Node, request: Request, prefix: &str, line: fn(&str) -> Queue) -> Result<Place, Error> {
     query::<NoQuery>(request.uri())?;
     let line = line(&name(request.uri(), prefix, "/renew")?);
-    let wanted: RenewRequest = json_within(request, BODY_BYTES_MAX, node.config.request_timeout).await?;
+    let wanted: RenewRequest = json_within(&node.bodies, request, BODY_BYTES_MAX, node.config.request_timeout).await?;
     line.renew(node, lease_of(&wanted.token)?).await
 }
 

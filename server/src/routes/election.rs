@@ -22,15 +22,15 @@ use super::{
     idempotency::marked,
     openapi::{
         parameters::{IdempotencyKey, NameInPath},
-        problems::{Busy, KeyMismatch, NotHolding, NotServing, Refused, Taken, TooLarge, Unknown},
+        problems::{Busy, KeyMismatch, NotHolding, NotServing, Refused, Taken, TooLarge, TooSlow, Unknown},
         schemas,
     },
     request::query,
 };
 use crate::{
+    client_connection::Connection,
     coordination::queue::{Entry, Place, Queue, View, token},
     error::Error,
-    http_server::Connection,
     node::Node,
     watch::Watcher,
 };
@@ -60,7 +60,7 @@ struct ObserveQuery {
     responses(
         (status = 200, description = "It leads", body = CampaignAnswer,
             example = json!({"token": "5912837465018273", "candidate": "host-1", "fencing_token": 42, "ttl_ms": 30000})),
-        Refused, KeyMismatch, Taken, TooLarge, Busy, NotServing, Unknown,
+        Refused, TooSlow, KeyMismatch, Taken, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn campaign(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let (place, replayed) =
@@ -81,7 +81,7 @@ pub async fn campaign(State(node): State<Arc<Node>>, request: Request) -> Answer
     responses(
         (status = 200, description = "It leads", body = CampaignAnswer,
             example = json!({"token": "5912837465018273", "candidate": "host-1", "fencing_token": 42, "ttl_ms": 30000})),
-        Refused, NotHolding, TooLarge, Busy, NotServing,
+        Refused, TooSlow, NotHolding, TooLarge, Busy, NotServing,
     ))]
 pub async fn renew(State(node): State<Arc<Node>>, request: Request) -> Answer {
     Ok(Json(answer(coordination::renew(&node, request, PREFIX, Queue::election).await?)).into_response())

@@ -15,7 +15,7 @@ use super::{
     openapi::problems::{Busy, NotServing, Refused},
     request::{NoQuery, query},
 };
-use crate::{error::Error, events::Reader, http_server::Connection, node::Node};
+use crate::{client_connection::Connection, error::Error, events::Reader, node::Node};
 
 /// Between two comments that show that the stream lives, where nothing happens.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -27,7 +27,8 @@ const KEEPALIVE: Bytes = Bytes::from_static(b": alive\n\n");
 /// Server-sent events without an end. The first is `state`: the cluster as it is, so that a client that connects again is level;
 /// it comes again when the node changes clusters. Then `node_down`, `node_up`, `leader`, `membership`, `replication_factor`, and on
 /// the leader `step` (of its reconciler). Before the stream ends: `overflow` (this client reads too slowly) or `closed`. Ids count
-/// the events of this node's process; `Last-Event-ID` has no effect. A comment every 5 s shows that the stream lives.
+/// the events of this node's process; `Last-Event-ID` has no effect. A comment every 5 s shows that the stream lives. A node has
+/// 1,024 readers; one more takes the place of the oldest, whose stream ends with `closed`: it connects again.
 #[utoipa::path(get, path = "/api/cluster/events", operation_id = "cluster_events", tag = "cluster",
     responses(
         (status = 200, description = "Events", body = String, content_type = "text/event-stream",
@@ -37,7 +38,7 @@ const KEEPALIVE: Bytes = Bytes::from_static(b": alive\n\n");
     ))]
 pub async fn events(State(node): State<Arc<Node>>, request: Request) -> Result<Response<Body>, Error> {
     query::<NoQuery>(request.uri())?;
-    let reader = node.follow_events()?;
+    let reader = node.follow_events();
     if let Some(connection) = request.extensions().get::<Connection>() {
         connection.streams();
     }
@@ -63,6 +64,9 @@ fn chunks(node: Arc<Node>, reader: Reader) -> impl Stream<Item = Result<Bytes, I
                 }
                 Err(RecvError::Closed) => node.events_end("closed", "this node stops; ask another node"),
             },
+            () = reader.replaced.cancelled() => {
+                node.events_end("closed", "this node has the most readers that it takes, and a newer one took this place; connect again")
+            }
             () = node.stopping.cancelled() => node.events_end("closed", "this node stops; ask another node"),
             () = tokio::time::sleep(KEEPALIVE_INTERVAL) => return Some((Ok(KEEPALIVE), Some((node, reader)))),
         };

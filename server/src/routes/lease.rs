@@ -20,7 +20,7 @@ use super::{
     idempotency::{ChangeRequest, marked},
     openapi::{
         parameters::{IdempotencyKey, LeaseInPath},
-        problems::{Busy, KeyMismatch, NoSuchLease, NotServing, Refused, TooLarge, Unknown},
+        problems::{Busy, KeyMismatch, NoSuchLease, NotServing, Refused, TooLarge, TooSlow, Unknown},
         schemas,
     },
     request::{BODY_BYTES_MAX, TimeoutQuery, duration, json_with_body, list_limit, query},
@@ -56,7 +56,8 @@ fn id(uri: &Uri) -> Result<u64, Error> {
 
 /// Grants a lease.
 ///
-/// Keys are attached to it by `PUT /api/kv/{key}?lease=`, and go when it ends. 1 s to 365 days; 1,000,000 leases at most.
+/// Keys are attached to it by `PUT /api/kv/{key}?lease=`, and go when it ends. 1 s to 365 days; 1,000,000 leases at most, of which
+/// 50,000 are kept for each kind (granted like this, by a put with `ttl`, for locks, elections, names).
 #[utoipa::path(post, path = "/api/leases", operation_id = "grant_lease", tag = "leases",
     params(TimeoutQuery, IdempotencyKey),
     request_body(content = LeaseRequest, examples(
@@ -66,13 +67,13 @@ fn id(uri: &Uri) -> Result<u64, Error> {
     responses(
         (status = 200, description = "Granted", body = LeaseAnswer,
             example = json!({"id": 6364136223846793_u64, "ttl": "30s", "ttl_ms": 30000})),
-        Refused, TooLarge, KeyMismatch, Busy, NotServing, Unknown,
+        Refused, TooSlow, TooLarge, KeyMismatch, Busy, NotServing, Unknown,
     ))]
 pub async fn grant(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let q = query::<TimeoutQuery>(request.uri())?;
     let patience = q.patience(&node);
     let asked = ChangeRequest::of(&request, patience)?;
-    let (wanted, body) = json_with_body::<LeaseRequest>(request, BODY_BYTES_MAX, patience).await?;
+    let (wanted, body) = json_with_body::<LeaseRequest>(&node.bodies, request, BODY_BYTES_MAX, patience).await?;
     let ttl_ms = ttl_ms(wanted.ttl)?;
     let (id, replayed) = node.grant_lease(ttl_ms, &asked.with_body(&body)).await?;
     Ok(marked(lease_answer(id, ttl_ms), replayed))

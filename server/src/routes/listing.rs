@@ -8,15 +8,15 @@ use axum::{
     http::{HeaderValue, Response, header},
 };
 use bytes::Bytes;
-use futures_util::stream;
+use hexkv_client::api::Code;
 use hexkv_store::record::{KeyRecord, ListPage, ListRequest};
 use serde_json::json;
 
 use super::{
-    held::PIECE_BYTES,
+    held::{self, PIECE_BYTES},
     record::{item, next_cursor},
 };
-use crate::{admission::Admitted, error::Error, node::Node};
+use crate::{admission::Admitted, error::Error, node::Node, transfers::Pieces};
 
 /// The rest of an answer. Invariant: the pieces together are one JSON object of the length that was announced.
 struct Rest {
@@ -41,6 +41,8 @@ impl Page {
     }
 }
 
+/// Items whose encoding is measured at once; more take too long for a thread that serves all connections.
+const MEASURED_AT_ONCE_MAX: usize = 256;
 const HEAD: &[u8] = b"{\"items\":[";
 /// What a value adds to an item besides itself in base64.
 const VALUE_FIELD: &[u8] = b"\"value\":\"\",";
@@ -49,16 +51,21 @@ const VALUE_FIELD: &[u8] = b"\"value\":\"\",";
 ///
 /// # Errors
 /// 429 while other pages that are being sent take all the room there is.
-pub fn answer(node: &Node, wanted: &ListRequest, page: ListPage) -> Result<Response<Body>, Error> {
+pub async fn answer(node: &Node, wanted: &ListRequest, page: ListPage) -> Result<Response<Body>, Error> {
     let bytes = page.items.iter().map(|i| i.key.len() + i.record.value.len() + 64).sum();
-    let room = node.answers.admit(bytes).ok_or_else(Error::answers_overloaded)?;
+    let room = held::room(node, bytes)?;
     let next = json!(next_cursor(wanted, &page));
     let tail = format!("],\"count\":{},\"next\":{next},\"revision\":{}}}", page.count, page.revision).into_bytes();
-    let page = Page { items: page.items, with_values: !wanted.keys_only, tail, _room: room };
-    let length = length(&page);
-    let rest = Rest { page: Arc::new(page), at: 0, ended: false };
-    let pieces = stream::unfold(rest, |mut rest| async move { rest.next().map(|piece| (Ok::<_, Error>(piece), rest)) });
-    let mut response = Response::new(Body::from_stream(pieces));
+    let page = Arc::new(Page { items: page.items, with_values: !wanted.keys_only, tail, _room: room });
+    let length = if page.items.len() <= MEASURED_AT_ONCE_MAX {
+        length(&page)
+    } else {
+        let measured = page.clone();
+        let measured = node.environment.driver.run(move || length(&measured)).await;
+        measured.map_err(|e| Error::new(Code::Unavailable, format!("the listing broke off: {e}")))?
+    };
+    let rest = Rest { page, at: 0, ended: false };
+    let mut response = Response::new(held::body(node, rest));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     Ok(response)
@@ -80,7 +87,7 @@ fn length(page: &Page) -> u64 {
     length
 }
 
-impl Rest {
+impl Pieces for Rest {
     fn next(&mut self) -> Option<Bytes> {
         if self.ended {
             return None;

@@ -16,7 +16,7 @@ use super::{
     idempotency::marked,
     openapi::{
         parameters::{IdempotencyKey, NameInPath},
-        problems::{Busy, KeyMismatch, NotHolding, NotServing, Refused, Taken, TooLarge, Unknown},
+        problems::{Busy, KeyMismatch, NotHolding, NotServing, Refused, Taken, TooLarge, TooSlow, Unknown},
     },
     request::{NoQuery, query},
 };
@@ -33,7 +33,7 @@ type Answer = Result<Response<Body>, Error>;
 /// Takes a lock, or waits for it.
 ///
 /// First come, first served. 409 when it is not free within `wait` (not at all unless given, at most 24 h), 429 when 1,000 stand
-/// in line. Waiting ends when the connection closes. The holder's fencing token is greater than that of every holder before.
+/// in line. Waiting ends when the connection closes, or its sending side. The holder's fencing token is greater than that of every holder before.
 #[utoipa::path(post, path = "/api/locks/{name}", operation_id = "acquire_lock", tag = "locks",
     params(NameInPath, IdempotencyKey),
     request_body(content = LockRequest, examples(
@@ -43,7 +43,7 @@ type Answer = Result<Response<Body>, Error>;
     responses(
         (status = 200, description = "It is held", body = LockAnswer,
             example = json!({"token": "5912837465018273", "fencing_token": 42, "ttl_ms": 30000})),
-        Refused, KeyMismatch, Taken, TooLarge, Busy, NotServing, Unknown,
+        Refused, TooSlow, KeyMismatch, Taken, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn acquire(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let (place, replayed) = coordination::acquire(&node, request, PREFIX, Queue::lock, |wanted: LockRequest| {
@@ -63,7 +63,7 @@ pub async fn acquire(State(node): State<Arc<Node>>, request: Request) -> Answer 
     responses(
         (status = 200, description = "It is held", body = LockAnswer,
             example = json!({"token": "5912837465018273", "fencing_token": 42, "ttl_ms": 30000})),
-        Refused, NotHolding, TooLarge, Busy, NotServing,
+        Refused, TooSlow, NotHolding, TooLarge, Busy, NotServing,
     ))]
 pub async fn renew(State(node): State<Arc<Node>>, request: Request) -> Answer {
     Ok(Json(answer(coordination::renew(&node, request, PREFIX, Queue::lock).await?)).into_response())

@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::watch::only;
 use crate::{
+    client_connection::Connection,
     error::Error,
     kv::{Found, ReadOptions},
     node::Node,
@@ -25,13 +26,14 @@ pub enum Polled {
     Unchanged(Found),
 }
 
-/// Waits, at most `wait`, until `key` is changed by a revision beyond `after`.
+/// Waits, at most `wait`, until `key` is changed by a revision beyond `after`, or the client of `connection` is gone.
 pub async fn poll(
     node: &Arc<Node>,
     key: &Bytes,
     after: u64,
     wait: Duration,
     options: &ReadOptions,
+    connection: &Connection,
 ) -> Result<Polled, Error> {
     let deadline = Instant::now() + wait;
     loop {
@@ -42,9 +44,17 @@ pub async fn poll(
         if found.record.as_ref().is_some_and(|record| record.mod_revision > after) {
             return Ok(Polled::Changed(found));
         }
-        // A record that is unchanged up to the read needs no look at the history; a missing key may have been deleted.
-        let from = if found.record.is_some() { found.revision } else { after } + 1;
-        let mut watcher = node.watch(only(key), Some(from), options.timeout).await?;
+        // A record that is unchanged up to the read needs no look at the history. A missing key may have been deleted: this
+        // node's state knows when, and where there is none the history does.
+        let unchanged_up_to = match (&found.record, node.own_state()) {
+            (Some(_), _) => found.revision,
+            (None, Some(core)) if core.state.deleted_since(key, after) => return Ok(Polled::Changed(found)),
+            (None, Some(_)) => found.revision,
+            (None, None) => after,
+        };
+        let mut watcher = node.watch(only(key), Some(unchanged_up_to + 1), options.timeout).await?;
+        // What was read first is answered at once where it can be; from here on the request waits.
+        connection.waits();
         match timeout_at(deadline, watcher.next()).await {
             // Nothing came up to the watch's position either: the next poll may begin there.
             Err(_) => {

@@ -18,7 +18,7 @@ use super::{
     idempotency::{ChangeRequest, marked},
     openapi::{
         parameters::{IdempotencyKey, NameInPath},
-        problems::{Busy, KeyMismatch, NotServing, NotThere, Owned, Refused, TooLarge, Unknown},
+        problems::{Busy, KeyMismatch, NotServing, NotThere, Owned, Refused, TooLarge, TooSlow, Unknown},
         schemas,
     },
     request::{BODY_BYTES_MAX, NoQuery, json_with_body, list_limit, query},
@@ -65,14 +65,14 @@ struct RemoveQuery {
     responses(
         (status = 200, description = "Registered", body = Registration,
             example = json!({"name": "db-main", "owner": "host-1", "address": "10.0.0.1:5432", "ttl_ms": 30000, "revision": 42})),
-        Refused, KeyMismatch, Owned, TooLarge, Busy, NotServing, Unknown,
+        Refused, TooSlow, KeyMismatch, Owned, TooLarge, Busy, NotServing, Unknown,
     ))]
 pub async fn register(State(node): State<Arc<Node>>, request: Request) -> Answer {
     query::<NoQuery>(request.uri())?;
     let name = name(request.uri(), PREFIX, "")?;
     let asked = ChangeRequest::of(&request, STEP_TIMEOUT)?;
     let (wanted, body) =
-        json_with_body::<RegisterRequest>(request, BODY_BYTES_MAX, node.config.request_timeout).await?;
+        json_with_body::<RegisterRequest>(&node.bodies, request, BODY_BYTES_MAX, node.config.request_timeout).await?;
     check_text("owner", &wanted.owner, false)?;
     check_text("address", &wanted.address, false)?;
     let entry = Entry { owner: wanted.owner, address: wanted.address, ttl_ms: ttl_ms(wanted.ttl)? };

@@ -1,10 +1,11 @@
 //! What handlers take out of a request: keys, queries, conditions, bodies. Everything that is refused is refused
 //! with what is allowed.
 
-use std::time::Duration;
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
+    body::HttpBody as _,
     extract::{Json, Query, Request, rejection::JsonRejection},
     http::{HeaderMap, Uri, header},
 };
@@ -14,12 +15,19 @@ use hexkv_store::{
     command::{CompareOp, CompareTarget, KEY_BYTES_MAX, KEY_BYTES_MIN},
     record::KeyRange,
 };
+use http_body_util::BodyExt as _;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use tokio::time::sleep_until;
 use utoipa::IntoParams;
 
 use super::openapi::schemas;
-use crate::{coordination::RESERVED, error::Error, node::Node};
+use crate::{
+    bodies::{BODY_BYTES_PER_SECOND_MIN, BODY_RATE_WINDOW, Bodies, NoRoom, Received},
+    coordination::RESERVED,
+    error::Error,
+    node::Node,
+};
 
 /// Largest body of requests that carry no user data, in bytes.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -162,11 +170,6 @@ pub fn check_range_is_named(
     Ok(())
 }
 
-/// Size of the body, in bytes, where the request says it.
-pub fn announced_bytes(headers: &HeaderMap) -> Option<usize> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
 fn well_formed(encoded: &str) -> bool {
     let bytes = encoded.as_bytes();
     let hex = |i: usize| bytes.get(i).is_some_and(u8::is_ascii_hexdigit);
@@ -174,48 +177,100 @@ fn well_formed(encoded: &str) -> bool {
 }
 
 /// The body as a value, at most `limit` bytes of it, within `timeout`.
-pub async fn value(body: Body, limit: usize, timeout: Duration) -> Result<Bytes, Error> {
-    receive(body, limit, timeout, "the value", "store it in parts, or raise VALUE_BYTES_MAX").await
+pub async fn value(bodies: &Arc<Bodies>, body: Body, limit: usize, timeout: Duration) -> Result<Received, Error> {
+    let too_large = || too_large("the value", limit, "store it in parts, or raise VALUE_BYTES_MAX");
+    receive(bodies, body, limit, timeout, too_large).await
 }
 
 /// A JSON body of at most `limit` bytes, within `timeout`; unknown fields and wrong types are refused.
-pub async fn json_within<T: DeserializeOwned>(request: Request, limit: usize, timeout: Duration) -> Result<T, Error> {
-    json_with_body(request, limit, timeout).await.map(|(value, _)| value)
+pub async fn json_within<T: DeserializeOwned>(
+    bodies: &Arc<Bodies>,
+    request: Request,
+    limit: usize,
+    timeout: Duration,
+) -> Result<T, Error> {
+    json_with_body(bodies, request, limit, timeout).await.map(|(value, _)| value)
 }
 
 /// As [`json_within`], with the bytes as they came.
 pub async fn json_with_body<T: DeserializeOwned>(
+    bodies: &Arc<Bodies>,
     request: Request,
     limit: usize,
     timeout: Duration,
-) -> Result<(T, Bytes), Error> {
+) -> Result<(T, Received), Error> {
     let (head, body) = request.into_parts();
     let kind = head.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let is_json = |kind: &str| kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json");
     if kind.is_none_or(|kind| !is_json(kind)) {
         return Err(Error::invalid(NO_JSON));
     }
-    let body = receive(body, limit, timeout, "the body", "make it smaller").await?;
+    let body = receive(bodies, body, limit, timeout, || too_large("the body", limit, "make it smaller")).await?;
     // serde would take the fields of a struct from an array as well, by their order.
     if body.trim_ascii_start().first().is_some_and(|first| *first == b'[') {
         return Err(Error::invalid("the body is refused: it is a JSON array, not an object"));
     }
-    match Json::<T>::from_bytes(&body) {
+    match Json::<T>::from_bytes(&body.bytes) {
         Ok(Json(value)) => Ok((value, body)),
         Err(e) => Err(refused_body(&e)),
     }
 }
 
-async fn receive(body: Body, limit: usize, timeout: Duration, what: &str, next: &str) -> Result<Bytes, Error> {
-    use http_body_util::{BodyExt, LengthLimitError, Limited};
-    let received = tokio::time::timeout(timeout, Limited::new(body, limit).collect()).await;
-    let received = received.map_err(|_| Error::invalid("the body did not arrive in time; nothing was changed"))?;
-    match received {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(e) if e.downcast_ref::<LengthLimitError>().is_some() => {
-            Err(Error::new(Code::ValueTooLarge, format!("{what} has more than {limit} bytes; {next}")))
+fn too_large(what: &str, limit: usize, next: &str) -> Error {
+    Error::new(Code::ValueTooLarge, format!("{what} has more than {limit} bytes; {next}"))
+}
+
+/// The whole body. It takes room as it arrives; one that stalls is given up.
+async fn receive(
+    bodies: &Arc<Bodies>,
+    body: Body,
+    limit: usize,
+    timeout: Duration,
+    too_large: impl Fn() -> Error,
+) -> Result<Received, Error> {
+    match tokio::time::timeout(timeout, collect(bodies, body, limit, too_large)).await {
+        Ok(received) => received.map_err(Error::ending_connection),
+        Err(_) => Err(Error::body_too_slow("the body did not arrive in time")),
+    }
+}
+
+async fn collect(
+    bodies: &Arc<Bodies>,
+    body: Body,
+    limit: usize,
+    too_large: impl Fn() -> Error,
+) -> Result<Received, Error> {
+    let mut body = pin!(body);
+    let announced = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+    let bytes_max = limit.min(announced.unwrap_or(limit));
+    let mut receiver = bodies.begin().await.map_err(Error::bodies_overloaded)?;
+    loop {
+        let frame = tokio::select! {
+            biased;
+            frame = body.frame() => frame,
+            () = receiver.outpaced() => return Err(Error::bodies_overloaded(NoRoom::Outpaced)),
+            () = sleep_until(receiver.window_end()) => {
+                receiver.next_window().map_err(|bytes| {
+                    let window = BODY_RATE_WINDOW.as_secs();
+                    Error::body_too_slow(format!(
+                        "the body is too slow: {bytes} bytes in {window} s, where {BODY_BYTES_PER_SECOND_MIN} a second are the least"
+                    ))
+                })?;
+                continue;
+            }
+        };
+        match frame {
+            None => return Ok(receiver.complete()),
+            Some(Ok(frame)) => {
+                // What is not data is trailers, which mean nothing here.
+                let Ok(piece) = frame.into_data() else { continue };
+                if receiver.len() + piece.len() > limit {
+                    return Err(too_large());
+                }
+                receiver.append(&piece, bytes_max).await.map_err(Error::bodies_overloaded)?;
+            }
+            Some(Err(e)) => return Err(Error::invalid(format!("the body did not arrive whole: {e}"))),
         }
-        Err(e) => Err(Error::invalid(format!("the body did not arrive whole: {e}"))),
     }
 }
 

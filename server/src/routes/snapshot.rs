@@ -1,6 +1,6 @@
 //! `/api/snapshot`: the whole store as a file, while it serves.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -13,27 +13,37 @@ use hexkv_client::{
     api::Code,
     backup::{Header, Sealer},
 };
-use hexkv_store::snapshot::{CHUNK_BYTES_MAX, SNAPSHOT_FORMAT_VERSION, SnapshotFile, SnapshotReader};
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use hexkv_store::snapshot::{CHUNK_BYTES_MAX, SNAPSHOT_FORMAT_VERSION, SnapshotReader};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout},
+};
 
 use super::{
     openapi::problems::{Busy, NotServing, Refused},
     request::{TimeoutQuery, query},
 };
 use crate::{
-    core::{Core, SAVES_MAX},
+    core::{Core, SAVES_MAX, Saved},
     error::Error,
     kv::confirm,
     node::{Node, Position},
     reads::Basis,
+    transfers::Transfer,
 };
+
+/// Longest wait for room, unless a request says: clients that do not read their snapshots are cut off in this time.
+const ROOM_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// How often a save that waits for room checks whether another one is read too slowly.
+const ROOM_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Saves the store.
 ///
 /// Everything that was acknowledged before, at one revision, in the form that `client snapshot verify` and `server restore`
 /// read; its last 32 bytes are the SHA-256 of those before. Nobody waits while it is made; the answer begins when it is
-/// complete on the node's disk, and `timeout` bounds only how long the node may take to learn what is committed. A standby
-/// holds no data and answers 503 with the addresses of those that do.
+/// complete on the node's disk, and `timeout` bounds only how long the node may take to find room (30 s where it is not given), since
+/// it saves two at a time, and to learn what is committed. A client that takes nothing for 3 s, or less than 256 KiB in a second, is
+/// cut off when another one waits. A standby holds no data and answers 503 with the addresses of those that do.
 #[utoipa::path(get, path = "/api/snapshot", operation_id = "save_snapshot", tag = "cluster",
     params(TimeoutQuery),
     responses(
@@ -47,23 +57,41 @@ use crate::{
         Refused, Busy, NotServing,
     ))]
 pub async fn save(State(node): State<Arc<Node>>, request: Request) -> Result<Response<Body>, Error> {
-    let patience = query::<TimeoutQuery>(request.uri())?.patience(&node);
+    let (began, asked) = (Instant::now(), query::<TimeoutQuery>(request.uri())?.timeout);
+    let until = |default: Duration| asked.map_or_else(|| Instant::now() + default, |timeout| began + timeout);
     let core = holding(&node)?;
-    let permit = core.saves.clone().try_acquire_owned().map_err(|_| {
-        let why = format!("this node saves {SAVES_MAX} snapshots already; retry later, or ask another node");
-        Error::new(Code::Overloaded, why)
-    })?;
-    confirm(&core, Basis::Quorum, Instant::now() + patience).await?;
+    let room = room(&core, until(ROOM_TIMEOUT_DEFAULT)).await?;
+    confirm(&core, Basis::Quorum, until(node.config.request_timeout)).await?;
     let state = core.state.clone();
     // In a task: a client that goes away must not leave half of one behind.
-    let saved = tokio::spawn(async move { state.save().await.map(|reader| (reader, permit)) });
-    let (reader, permit) = match saved.await {
+    let saved = tokio::spawn(async move { state.save().await.map(|reader| (reader, room)) });
+    let (reader, room) = match saved.await {
         Ok(saved) => saved?,
         Err(e) => return Err(Error::new(Code::Internal, format!("the snapshot was not made: {e}"))),
     };
     let about = describe(&node, &reader);
     tracing::info!(revision = about.revision, bytes = about.snapshot_bytes, "a snapshot is saved");
-    Ok(answer(&about, reader.file().clone(), permit))
+    let transfer = core.saving.begin(Saved { file: reader.file().clone(), room });
+    Ok(answer(&about, transfer))
+}
+
+/// Room for another save, in the order of those that ask. One that its client reads too slowly is cut off for it.
+async fn room(core: &Core, deadline: Instant) -> Result<OwnedSemaphorePermit, Error> {
+    let mut turn = std::pin::pin!(core.saves.clone().acquire_owned());
+    loop {
+        let wait = ROOM_CHECK_INTERVAL.min(deadline.saturating_duration_since(Instant::now()));
+        match timeout(wait, &mut turn).await {
+            Ok(room) => return Ok(room.expect("the core never closes its semaphore")),
+            Err(_) if core.saving.cut_off_slowest() => {
+                tracing::info!("a snapshot is read too slowly, and another one waits: it is cut off");
+            }
+            Err(_) if Instant::now() < deadline => {}
+            Err(_) => {
+                let why = format!("this node saves {SAVES_MAX} snapshots already; retry later, or ask another node");
+                return Err(Error::new(Code::Overloaded, why));
+            }
+        }
+    }
 }
 
 /// The core of a node that holds the data, or where to go.
@@ -104,11 +132,11 @@ fn describe(node: &Node, reader: &SnapshotReader) -> Header {
     }
 }
 
-fn answer(about: &Header, file: SnapshotFile, permit: OwnedSemaphorePermit) -> Response<Body> {
+fn answer(about: &Header, transfer: Transfer<Saved>) -> Response<Body> {
     let head = about.encode();
     let length = head.len() as u64 + about.snapshot_bytes + hexkv_client::backup::SUM_BYTES as u64;
     let name = format!("attachment; filename=\"hexkv-{}-{}.backup\"", about.cluster_id, about.revision);
-    let mut response = Response::new(Body::from_stream(pieces(head.into(), file, permit)));
+    let mut response = Response::new(Body::from_stream(pieces(head.into(), about.snapshot_bytes, transfer)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -134,28 +162,28 @@ enum At {
 /// The file, piece by piece as the client takes it; one piece in memory.
 fn pieces(
     head: Bytes,
-    file: SnapshotFile,
-    permit: OwnedSemaphorePermit,
+    snapshot_bytes: u64,
+    transfer: Transfer<Saved>,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send {
-    stream::try_unfold((At::Head(head), Sealer::default(), file, permit), |(at, mut sealer, file, permit)| async move {
-        match at {
-            At::Head(head) => {
-                sealer.pass(&head);
-                Ok(Some((head, (At::Snapshot(0), sealer, file, permit))))
-            }
-            At::Snapshot(offset) if offset < file.len_bytes() => {
-                let reading = file.clone();
-                let read = tokio::task::spawn_blocking(move || reading.read_chunk(offset, CHUNK_BYTES_MAX)).await;
+    let begin = (At::Head(head), Sealer::default(), 0, transfer);
+    stream::try_unfold(begin, move |(at, mut sealer, taken, transfer)| async move {
+        let (piece, next) = match at {
+            At::Head(head) => (head, At::Snapshot(0)),
+            At::Snapshot(offset) if offset < snapshot_bytes => {
+                let file = transfer.take(taken, |saved| saved.file.clone())?;
+                let read = tokio::task::spawn_blocking(move || file.read_chunk(offset, CHUNK_BYTES_MAX)).await;
                 let piece = read.map_err(std::io::Error::other)??;
-                sealer.pass(&piece);
                 let next = At::Snapshot(offset + piece.len() as u64);
-                Ok(Some((piece, (next, sealer, file, permit))))
+                (piece, next)
             }
             At::Snapshot(_) => {
                 let sum = Bytes::copy_from_slice(&sealer.seal());
-                Ok(Some((sum, (At::End, Sealer::default(), file, permit))))
+                return Ok(Some((sum, (At::End, Sealer::default(), 0, transfer))));
             }
-            At::End => Ok(None),
-        }
+            At::End => return Ok(None),
+        };
+        sealer.pass(&piece);
+        let taken = piece.len();
+        Ok(Some((piece, (next, sealer, taken, transfer))))
     })
 }

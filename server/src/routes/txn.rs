@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hexkv_client::api::{self, Code, DeleteAnswer, PutAnswer, SortOrder, TxnAnswer, TxnRequest, TxnResult};
 use hexkv_store::{
     command::{Command, Compare, CompareOp, CompareTarget, TXN_BYTES_MAX, Txn, TxnOp},
-    lease,
+    lease::{self, LeaseKind},
     outcome::{Branch, OpResult, Outcome, Refusal, TxnOutcome},
     record::ListRequest,
 };
@@ -22,15 +22,15 @@ use super::{
     lease::ttl_ms,
     openapi::{
         parameters::IdempotencyKey,
-        problems::{Busy, KeyMismatch, NoSuchLease, NotServing, Refused, TooLarge, Unknown},
+        problems::{Busy, KeyMismatch, NoSuchLease, NotServing, Refused, TooLarge, TooSlow, Unknown},
     },
     record::{item, list_answer},
     request::{
-        TimeoutQuery, announced_bytes, check_content_type, check_key, check_lease, check_range_is_named,
-        json_with_body, list_limit, query, range,
+        TimeoutQuery, check_content_type, check_key, check_lease, check_range_is_named, json_with_body, list_limit,
+        query, range,
     },
 };
-use crate::{error::Error, node::Node, proposals::Changed};
+use crate::{bodies::Received, error::Error, node::Node, proposals::Changed};
 
 /// Largest body, in bytes: [`TXN_BYTES_MAX`] in base64 is 10.7 MiB, the rest is for JSON.
 const TXN_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -39,7 +39,8 @@ const TXN_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 ///
 /// When all comparisons hold, `success` is done, else `failure`; without a comparison `success`. Operations are done in their
 /// order, later ones see what earlier ones did. 128 comparisons and 128 operations in each branch, 8 MiB of keys and values,
-/// answers of 7 MiB. It goes through the log even when it only reads, so it is linearizable.
+/// answers of 7 MiB. It reads, counts and removes at most 200,000 keys with records of 256 MiB; count larger ranges with
+/// `GET /api/kv?count_only=true`. It goes through the log even when it only reads, so it is linearizable.
 #[utoipa::path(post, path = "/api/txn", operation_id = "transact", tag = "txn",
     params(TimeoutQuery, IdempotencyKey),
     request_body(content = TxnRequest, examples(
@@ -63,17 +64,17 @@ const TXN_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
     responses(
         (status = 200, description = "Whichever branch was done", body = TxnAnswer,
             example = json!({"revision": 18, "succeeded": true, "results": [{"revision": 18, "create_revision": 17, "version": 2}]})),
-        Refused, NoSuchLease, TooLarge, KeyMismatch, Busy, NotServing, Unknown,
+        Refused, NoSuchLease, TooSlow, TooLarge, KeyMismatch, Busy, NotServing, Unknown,
     ))]
 pub async fn transact(State(node): State<Arc<Node>>, request: Request) -> Result<Response<Body>, Error> {
     let q = query::<TimeoutQuery>(request.uri())?;
-    let body_bytes_max = announced_bytes(request.headers()).unwrap_or(usize::MAX).min(TXN_BODY_BYTES_MAX);
-    let room = node.bodies.admit(body_bytes_max).ok_or_else(Error::overloaded)?;
     let patience = q.patience(&node);
     let asked = ChangeRequest::of(&request, patience)?;
-    let (wanted, body) = json_with_body::<TxnRequest>(request, TXN_BODY_BYTES_MAX, patience).await?;
+    let (wanted, body) = json_with_body::<TxnRequest>(&node.bodies, request, TXN_BODY_BYTES_MAX, patience).await?;
     let context = asked.with_body(&body);
-    drop(body);
+    // The room is held until the change is done, for what was made of the body.
+    let Received { bytes, room } = body;
+    drop(bytes);
     let txn = Decoder::new(node.config.value_bytes_max).txn(wanted)?;
     let command = Command::Txn(txn);
     let Changed { outcome, replayed } = node.propose_change_any(&command, &context).await?;
@@ -113,8 +114,8 @@ impl Decoder {
             for (at, op) in from.into_iter().enumerate() {
                 let grant = granted(&op).map_err(|e| at_place(branch, at, e))?;
                 let mut op = self.operation(op).map_err(|e| at_place(branch, at, e))?;
-                if let (Some(TxnOp::GrantLease { id, .. }), TxnOp::Put { lease, .. }) = (&grant, &mut op) {
-                    *lease = *id;
+                if let (Some(id), TxnOp::Put { lease, .. }) = (grant.as_ref().and_then(TxnOp::grants), &mut op) {
+                    *lease = id;
                 }
                 to.extend(grant.into_iter().chain([op]));
             }
@@ -221,7 +222,7 @@ impl Decoder {
 fn granted(op: &api::TxnOp) -> Result<Option<TxnOp>, Error> {
     let api::TxnOp::Put(put) = op else { return Ok(None) };
     check_lease(put.lease)?;
-    let grant = |ttl| Ok(TxnOp::GrantLease { id: lease::random_id(), ttl_ms: ttl_ms(ttl)? });
+    let grant = |ttl| Ok(TxnOp::GrantLeaseFor { id: lease::random_id(), ttl_ms: ttl_ms(ttl)?, kind: LeaseKind::Key });
     put.ttl.map(grant).transpose()
 }
 
@@ -233,7 +234,7 @@ fn as_written(txn: &Txn, refusal: Refusal) -> Refusal {
             Branch::Failure => &txn.failure,
         };
         let before = operations.iter().take(operation as usize);
-        operation - before.filter(|op| matches!(op, TxnOp::GrantLease { .. })).count() as u32
+        operation - before.filter(|op| op.grants().is_some()).count() as u32
     };
     match refusal {
         Refusal::Limit { branch, operation, reason } => {
@@ -264,7 +265,7 @@ fn answer(txn: &Txn, outcome: TxnOutcome) -> Result<TxnAnswer, Error> {
     // What a replay grants was granted then, under another id than the one proposed now.
     let granted: HashMap<u64, u64> = operations.iter().zip(&results).filter_map(granted_as).collect();
     // A grant is part of the put that follows.
-    let asked = |(op, _): &(&TxnOp, OpResult)| !matches!(op, TxnOp::GrantLease { .. });
+    let asked = |(op, _): &(&TxnOp, OpResult)| op.grants().is_none();
     let results = operations.iter().zip(results).filter(asked).map(|(op, result)| match (op, result) {
         (TxnOp::Put { key, lease, .. }, OpResult::Put { create_revision, version, prev }) => {
             let prev = prev.map(|record| item(key, &record, true));
@@ -289,6 +290,7 @@ fn answer(txn: &Txn, outcome: TxnOutcome) -> Result<TxnAnswer, Error> {
             | TxnOp::Delete { .. }
             | TxnOp::DeleteRange(_)
             | TxnOp::GrantLease { .. }
+            | TxnOp::GrantLeaseFor { .. }
             | TxnOp::EndLease { .. },
             other,
         ) => Err(unexpected(&Some(other))),
@@ -298,8 +300,7 @@ fn answer(txn: &Txn, outcome: TxnOutcome) -> Result<TxnAnswer, Error> {
 
 /// The id that a grant proposed, with the one that it got.
 fn granted_as((op, result): (&TxnOp, &OpResult)) -> Option<(u64, u64)> {
-    let TxnOp::GrantLease { id, .. } = op else { return None };
-    Some((*id, result.granted_lease()?))
+    Some((op.grants()?, result.granted_lease()?))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use erl_dist::epmd::{EpmdClient, EpmdError as ProtocolError};
+use hexkv_raft_net::{Dialer, transport::TcpTransport};
 use tokio::{
     io::{AsyncReadExt as _, Join, Take},
     net::{
@@ -62,18 +63,24 @@ fn or_none(names: &[String]) -> String {
 }
 
 /// The port that `node` registered with the mapper of its host, which listens on `mapper_port` (0 = switched off). Asks
-/// again for a short time where the mapper may be moving from one node to another; `limit` bounds all of it.
+/// again for a short time where the mapper may be moving from one node to another; `limit` bounds all of it. `dialer`
+/// remembers addresses of hosts.
 ///
 /// # Errors
 /// See [`ResolveError`].
-pub async fn resolve(node: &NodeName, mapper_port: u16, limit: Duration) -> Result<u16, ResolveError> {
+pub async fn resolve(
+    node: &NodeName,
+    mapper_port: u16,
+    limit: Duration,
+    dialer: &Dialer<TcpTransport>,
+) -> Result<u16, ResolveError> {
     if mapper_port == 0 {
         return Err(ResolveError::Off { node: node.clone() });
     }
     let started = Instant::now();
     let deadline = started + limit;
     loop {
-        let error = match ask_port(node, mapper_port, deadline).await {
+        let error = match ask_port(node, mapper_port, deadline, dialer).await {
             Ok(port) => return Ok(port),
             Err(error) => error,
         };
@@ -89,48 +96,75 @@ pub async fn resolve(node: &NodeName, mapper_port: u16, limit: Duration) -> Resu
 ///
 /// # Errors
 /// [`ResolveError::Unreachable`].
-pub async fn names(host: &Host, mapper_port: u16, limit: Duration) -> Result<Vec<(String, u16)>, ResolveError> {
-    ask_names(host, mapper_port, Instant::now() + limit).await
+pub async fn names(
+    host: &Host,
+    mapper_port: u16,
+    limit: Duration,
+    dialer: &Dialer<TcpTransport>,
+) -> Result<Vec<(String, u16)>, ResolveError> {
+    ask_names(host, mapper_port, Instant::now() + limit, dialer).await
 }
 
-async fn ask_port(node: &NodeName, mapper_port: u16, deadline: Instant) -> Result<u16, ResolveError> {
-    let exchange = async {
-        let client = EpmdClient::new(connect((node.host().bare(), mapper_port)).await?);
-        client.get_node(node.short()).await
-    };
+async fn ask_port(
+    node: &NodeName,
+    mapper_port: u16,
+    deadline: Instant,
+    dialer: &Dialer<TcpTransport>,
+) -> Result<u16, ResolveError> {
     let mapper = format!("{}:{mapper_port}", node.host());
-    match within(deadline, &mapper, exchange).await? {
+    let exchange = async { EpmdClient::new(dial(dialer, &mapper).await?).get_node(node.short()).await };
+    match within(deadline, &mapper, dialer, exchange).await? {
         Some(entry) => Ok(entry.port),
         None => {
-            let known = ask_names(node.host(), mapper_port, deadline).await?;
+            let known = ask_names(node.host(), mapper_port, deadline, dialer).await?;
             let known = known.into_iter().map(|(name, _)| name).collect();
             Err(ResolveError::NotRegistered { mapper, name: node.short().to_owned(), known })
         }
     }
 }
 
-async fn ask_names(host: &Host, mapper_port: u16, deadline: Instant) -> Result<Vec<(String, u16)>, ResolveError> {
-    let exchange = async { EpmdClient::new(connect((host.bare(), mapper_port)).await?).get_names().await };
-    within(deadline, &format!("{host}:{mapper_port}"), exchange).await
+async fn ask_names(
+    host: &Host,
+    mapper_port: u16,
+    deadline: Instant,
+    dialer: &Dialer<TcpTransport>,
+) -> Result<Vec<(String, u16)>, ResolveError> {
+    let mapper = format!("{host}:{mapper_port}");
+    let exchange = async { EpmdClient::new(dial(dialer, &mapper).await?).get_names().await };
+    within(deadline, &mapper, dialer, exchange).await
 }
 
 async fn within<T>(
     deadline: Instant,
     mapper: &str,
+    dialer: &Dialer<TcpTransport>,
     exchange: impl Future<Output = Result<T, ProtocolError>>,
 ) -> Result<T, ResolveError> {
     let reason = match timeout_at(deadline, exchange).await {
         Ok(Ok(answer)) => return Ok(answer),
         // What is no mapper may say anything, at any length.
         Ok(Err(error)) => error.to_string().chars().take(REASON_CHARS_MAX).collect(),
-        Err(_) => "no answer in time".to_owned(),
+        Err(_) => {
+            let resolver = dialer.describe(mapper).map(|text| format!(" ({text})")).unwrap_or_default();
+            format!("no answer in time{resolver}")
+        }
     };
     Err(ResolveError::Unreachable { mapper: mapper.to_owned(), reason })
 }
 
-/// Connects to a mapper.
+/// Connects to the mapper at `host:port`.
+async fn dial(dialer: &Dialer<TcpTransport>, mapper: &str) -> io::Result<MapperStream> {
+    let dialed = dialer.dial(mapper).await?;
+    dialer.confirm(&dialed.route);
+    bounded(dialed.stream)
+}
+
+/// Connects to a mapper of this host.
 pub(super) async fn connect(mapper: impl ToSocketAddrs) -> io::Result<MapperStream> {
-    let stream = TcpStream::connect(mapper).await?;
+    bounded(TcpStream::connect(mapper).await?)
+}
+
+fn bounded(stream: TcpStream) -> io::Result<MapperStream> {
     // A port of the ephemeral range that nobody listens on can be connected to itself.
     if stream.local_addr()? == stream.peer_addr()? {
         return Err(io::ErrorKind::ConnectionRefused.into());

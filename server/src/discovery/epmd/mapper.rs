@@ -19,11 +19,10 @@ use tokio::{
 };
 
 use super::protocol::{self, REQUEST_BYTES_MAX, Request};
+use crate::config::FileLimit;
 
 /// Names that are registered at a time.
 const NAMES_MAX: usize = 1024;
-/// Open connections, registrations included.
-const CONNECTIONS_MAX: usize = 2048;
 /// Time for a client to send its request, and to take the answer.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a connection could not be accepted: the process is out of files, which passes.
@@ -53,7 +52,7 @@ impl Mapper {
         }
         let directory = Arc::new(Directory { port, names: Mutex::default(), creation: Mutex::new(rand::random()) });
         directory.names.lock().insert(own.name.clone(), own);
-        let limit = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let limit = Arc::new(Semaphore::new(FileLimit::current().mapper_connections()));
         let listeners = bound.into_iter().map(|listener| accept(listener, directory.clone(), limit.clone())).collect();
         Ok(Self { listeners })
     }
@@ -117,7 +116,7 @@ async fn accept(listener: TcpListener, directory: Arc<Directory>, limit: Arc<Sem
             }
         };
         let Ok(permit) = limit.clone().try_acquire_owned() else {
-            tracing::warn!(limit = CONNECTIONS_MAX, "port mapper has too many connections and closes a new one");
+            tracing::warn!("port mapper has too many connections and closes a new one");
             continue;
         };
         let directory = directory.clone();

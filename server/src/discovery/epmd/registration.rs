@@ -47,7 +47,7 @@ pub enum EpmdRole {
     Serving,
     /// This node is registered with it.
     Registered,
-    /// This node was registered with one that is gone, and looks for the next.
+    /// The mapper that is there does not answer, or this node was registered with one that is gone: it tries again.
     Searching,
 }
 
@@ -85,6 +85,14 @@ pub enum EpmdError {
         /// What it did.
         reason: String,
     },
+    /// Something listens there, and does not answer. It may be another node that was stopped by a signal.
+    #[error(
+        "the port mapper on port {port} does not answer: end the process that listens there, or set EPMD_PORT to another port, or to 0"
+    )]
+    Silent {
+        /// The mapper's port.
+        port: u16,
+    },
 }
 
 /// A name that is registered, and stays so when the node that serves the mapper is gone: then one of the others takes its
@@ -98,7 +106,8 @@ pub struct Epmd {
 
 impl Epmd {
     /// Registers `name` (before the `@`) with its raft port, or serves the mapper where nobody does. With port 0 in
-    /// `settings` it does nothing.
+    /// `settings` it does nothing. Where the mapper does not answer, the name is registered in the background, later: nodes
+    /// that have this node's port do not need the mapper.
     ///
     /// # Errors
     /// See [`EpmdError`], after two seconds at most.
@@ -111,8 +120,15 @@ impl Epmd {
             let (_, role) = watch::channel(EpmdRole::Off);
             return Ok(Self { role, stop: stop.drop_guard(), task: tokio::spawn(std::future::ready(())) });
         }
-        let hold = keeper.acquire_at_start().await?;
-        let (changes, role) = watch::channel(hold.role());
+        let hold = match keeper.acquire_at_start().await {
+            Ok(hold) => Some(hold),
+            Err(error @ EpmdError::Silent { .. }) => {
+                tracing::warn!("{error}; this node starts without it, and tries to register again");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let (changes, role) = watch::channel(hold.as_ref().map_or(EpmdRole::Searching, Hold::role));
         let token = stop.clone();
         let task = tokio::spawn(async move { keeper.keep(hold, changes, token).await });
         Ok(Self { role, stop: stop.drop_guard(), task })
@@ -173,7 +189,7 @@ impl Keeper {
                 served.map(Hold::Serving).map_err(|source| EpmdError::Bind { bind, port, source })
             }
             Ok(Err(error)) => Err(not_a_mapper(error.to_string())),
-            Err(_) => Err(not_a_mapper("no answer in time".to_owned())),
+            Err(_) => Err(EpmdError::Silent { port }),
         }
     }
 
@@ -197,15 +213,17 @@ impl Keeper {
     }
 
     /// Keeps the name registered until `stop`.
-    async fn keep(self, mut hold: Hold, role: watch::Sender<EpmdRole>, stop: CancellationToken) {
+    async fn keep(self, mut hold: Option<Hold>, role: watch::Sender<EpmdRole>, stop: CancellationToken) {
         loop {
             match hold {
-                Hold::Serving(mapper) => {
+                Some(Hold::Serving(mapper)) => {
                     stop.cancelled().await;
                     return mapper.stop().await;
                 }
-                Hold::Registered(stream) => {
-                    if stop.run_until_cancelled(closed(stream)).await.is_none() {
+                None => {}
+                Some(Hold::Registered(stream)) => {
+                    let ended = stop.run_until_cancelled(closed(stream)).await;
+                    if ended.is_none() {
                         return;
                     }
                 }
@@ -213,10 +231,12 @@ impl Keeper {
             role.send_replace(EpmdRole::Searching);
             match stop.run_until_cancelled(self.acquire_again()).await {
                 None => return,
-                Some(next) => hold = next,
+                Some(next) => {
+                    role.send_replace(next.role());
+                    tracing::info!(role = ?next.role(), port = self.settings.port, "the port mapper has this node's name again");
+                    hold = Some(next);
+                }
             }
-            role.send_replace(hold.role());
-            tracing::info!(role = ?hold.role(), port = self.settings.port, "the port mapper moved, and has this node's name again");
         }
     }
 

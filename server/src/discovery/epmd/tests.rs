@@ -8,6 +8,7 @@ use std::{
 };
 
 use erl_dist::epmd::{EpmdClient, NodeEntry};
+use hexkv_raft_net::{Dialer, transport::TcpTransport};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -45,12 +46,12 @@ impl ReservedPort {
     }
 
     async fn resolve(&self, name: &str) -> Result<u16, ResolveError> {
-        resolve(&node(name), self.number(), DEADLINE).await
+        resolve(&node(name), self.number(), DEADLINE, &dialer()).await
     }
 
     /// Names and ports that the mapper knows; None while there is none.
     async fn names(&self) -> Option<Vec<(String, u16)>> {
-        names(&localhost(), self.number(), DEADLINE).await.ok()
+        names(&localhost(), self.number(), DEADLINE, &dialer()).await.ok()
     }
 
     async fn wait_for_names(&self, expected: &[(&str, u16)]) {
@@ -66,6 +67,10 @@ impl ReservedPort {
             sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+fn dialer() -> Dialer<TcpTransport> {
+    Dialer::new(TcpTransport)
 }
 
 fn localhost() -> Host {
@@ -190,6 +195,20 @@ async fn what_is_no_mapper_is_named_in_the_error() {
 }
 
 #[tokio::test]
+async fn a_mapper_that_hangs_delays_a_start_and_gets_the_name_later() {
+    let hung = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = hung.local_addr().unwrap();
+    let settings = EpmdSettings { port: address.port(), bind: address.ip() };
+    let epmd = timeout(DEADLINE, Epmd::start(settings, "a", 1)).await.unwrap().unwrap();
+    assert_eq!(*epmd.role().borrow(), EpmdRole::Searching);
+    // It is replaced by nothing, and the node serves the mapper itself.
+    drop(hung);
+    wait_for_role(&epmd, EpmdRole::Serving).await;
+    assert_eq!(resolve(&node("a"), address.port(), DEADLINE, &dialer()).await.unwrap(), 1);
+    epmd.stop().await;
+}
+
+#[tokio::test]
 async fn an_address_that_is_not_ours_cannot_be_served() {
     let port = ReservedPort::new();
     let settings = EpmdSettings { bind: "192.0.2.1".parse().unwrap(), ..port.settings() };
@@ -206,7 +225,7 @@ async fn a_mapper_at_another_address_is_there_for_its_own_host_too() {
     let _serving = Epmd::start(settings, "a", 1).await.unwrap();
     let _registered = port.start("b", 2).await;
     let other: NodeName = "b@127.0.0.3".parse().unwrap();
-    assert_eq!(resolve(&other, port.number(), DEADLINE).await.unwrap(), 2);
+    assert_eq!(resolve(&other, port.number(), DEADLINE, &dialer()).await.unwrap(), 2);
     port.wait_for_names(&[("a", 1), ("b", 2)]).await;
 }
 
@@ -216,7 +235,7 @@ async fn port_0_switches_it_off() {
     let epmd = Epmd::start(settings, "a", 1).await.unwrap();
     assert_eq!(*epmd.role().borrow(), EpmdRole::Off);
     epmd.stop().await;
-    let error = resolve(&node("a"), 0, DEADLINE).await.unwrap_err();
+    let error = resolve(&node("a"), 0, DEADLINE, &dialer()).await.unwrap_err();
     assert!(error.to_string().contains("a@127.0.0.1:PORT"), "{error}");
 }
 
@@ -239,7 +258,7 @@ async fn a_mapper_that_does_not_answer_is_an_error_in_time() {
 
     let silent = scripted_mapper(&[b"", b""]).await;
     let limit = Duration::from_millis(100);
-    let error = timeout(DEADLINE, resolve(&node("a"), silent.port(), limit)).await.unwrap().unwrap_err();
+    let error = timeout(DEADLINE, resolve(&node("a"), silent.port(), limit, &dialer())).await.unwrap().unwrap_err();
     assert!(error.to_string().contains("no answer in time"), "{error}");
 }
 
@@ -251,7 +270,8 @@ async fn an_answer_without_end_is_cut_off() {
         let (mut stream, _) = listener.accept().await.unwrap();
         while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
     });
-    let error = timeout(DEADLINE, names(&localhost(), address.port(), 2 * DEADLINE)).await.unwrap().unwrap_err();
+    let error =
+        timeout(DEADLINE, names(&localhost(), address.port(), 2 * DEADLINE, &dialer())).await.unwrap().unwrap_err();
     assert!(error.to_string().contains("malformed") && error.to_string().len() < 500, "{error}");
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hexkv_client::api::{Code, DeleteAnswer, PutAnswer, Ttl};
 use hexkv_store::{
     command::{Command, Compare, Txn, TxnOp},
-    lease,
+    lease::{self, LeaseKind},
     outcome::{OpResult, Outcome, TxnOutcome},
 };
 use serde::Deserialize;
@@ -22,18 +22,19 @@ use super::{
         lease::ttl_ms,
         openapi::{
             parameters::{IdempotencyKey, IfAbsent, IfMatch, KeyInPath},
-            problems::{Busy, ConditionFailed, KeyMismatch, NoSuchLease, NotServing, Refused, TooLarge, Unknown},
+            problems::{
+                Busy, ConditionFailed, KeyMismatch, NoSuchLease, NotServing, Refused, TooLarge, TooSlow, Unknown,
+            },
             schemas,
         },
         record::item,
         request::{
-            announced_bytes, check_content_type, check_lease, check_range_is_named, condition, duration, key, query,
-            range, value,
+            check_content_type, check_lease, check_range_is_named, condition, duration, key, query, range, value,
         },
     },
     Answer, OCTET_STREAM, PATH_PREFIX, etag, unexpected,
 };
-use crate::{error::Error, node::Node, proposals::ChangeContext};
+use crate::{bodies::Received, error::Error, node::Node, proposals::ChangeContext};
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -46,7 +47,8 @@ struct PutQuery {
     /// Attach the key to this lease.
     #[param(value_type = Option<schemas::LeaseId>)]
     lease: Option<u64>,
-    /// Grant a lease that lives so long, and attach the key to it; not with `lease`.
+    /// Grant a lease that lives so long, and attach the key to it; not with `lease`. It ends with the key, too: when the key is
+    /// written again, deleted or attached to another lease, and no other key is attached to it.
     #[param(example = json!("30s"))]
     ttl: Option<Ttl>,
     /// Give up after; without it `REQUEST_TIMEOUT`.
@@ -64,7 +66,7 @@ impl PutQuery {
             (lease, None) => Ok((lease.unwrap_or(0), None)),
             (None, Some(ttl)) => {
                 let id = lease::random_id();
-                Ok((id, Some(TxnOp::GrantLease { id, ttl_ms: ttl_ms(ttl)? })))
+                Ok((id, Some(TxnOp::GrantLeaseFor { id, ttl_ms: ttl_ms(ttl)?, kind: LeaseKind::Key })))
             }
         }
     }
@@ -98,18 +100,18 @@ struct ChangeQuery {
         (status = 200, description = "Written", body = PutAnswer,
             headers(("ETag" = String, description = "The revision in quotes")),
             example = json!({"revision": 18, "create_revision": 17, "version": 2})),
-        Refused, NoSuchLease, ConditionFailed, TooLarge, KeyMismatch, Busy, NotServing, Unknown,
+        Refused, NoSuchLease, TooSlow, ConditionFailed, TooLarge, KeyMismatch, Busy, NotServing, Unknown,
     ))]
 pub async fn put_key(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<PutQuery>(request.uri())?);
     let (lease, grant) = q.lease()?;
     let condition = condition(request.headers())?;
     let content_type = content_type(request.headers())?;
-    let body_bytes_max = announced_bytes(request.headers()).unwrap_or(usize::MAX).min(node.config.value_bytes_max);
-    let _room = node.bodies.admit(body_bytes_max).ok_or_else(Error::overloaded)?;
     let patience = q.timeout.unwrap_or(node.config.request_timeout);
     let asked = ChangeRequest::of(&request, patience)?;
-    let value = value(request.into_body(), node.config.value_bytes_max, patience).await?;
+    // The room is held until the change is done.
+    let Received { bytes: value, room: _room } =
+        value(&node.bodies, request.into_body(), node.config.value_bytes_max, patience).await?;
     let context = asked.with_body(&value);
     let put = TxnOp::Put { key: key.clone(), value, content_type, lease, prev: q.prev };
     let operations = grant.into_iter().chain([put]).collect();
@@ -221,7 +223,8 @@ struct DeleteRangeQuery {
 
 /// Removes a range of keys in one revision.
 ///
-/// The range must be named: `prefix`, or `start` and `end`, of which one may be left out. At most 100,000 keys and 64 MiB.
+/// The range must be named: `prefix`, or `start` and `end`, of which one may be left out. At most 100,000 keys and 64 MiB:
+/// delete larger ranges in parts.
 #[utoipa::path(delete, path = "/api/kv", operation_id = "delete_range", tag = "kv",
     params(DeleteRangeQuery, IdempotencyKey),
     responses(

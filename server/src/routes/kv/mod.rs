@@ -28,6 +28,7 @@ use super::{
     request::{duration, key, list_limit, parse_etag, query, range},
 };
 use crate::{
+    client_connection::Connection,
     error::Error,
     kv::{Consistency, ReadOptions},
     node::Node,
@@ -126,10 +127,11 @@ impl GetQuery {
 pub async fn get_key(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<GetQuery>(request.uri())?);
     let (options, known) = (q.options(&node)?, Known::of(request.headers())?);
+    let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
     let mut unchanged = false;
     let found = match q.long_poll()? {
         None => node.read_key(key.clone(), q.revision, &options).await?,
-        Some((after, wait)) => match poll(&node, &key, after, wait, &options).await? {
+        Some((after, wait)) => match poll(&node, &key, after, wait, &options, &connection).await? {
             Polled::Changed(found) => found,
             Polled::Unchanged(found) => {
                 unchanged = true;
@@ -285,7 +287,7 @@ pub async fn list(State(node): State<Arc<Node>>, request: Request) -> Answer {
 
 async fn page(node: &Node, wanted: ListRequest, options: &ReadOptions) -> Answer {
     let page = node.read_range(wanted.clone(), options).await?;
-    listing::answer(node, &wanted, page)
+    listing::answer(node, &wanted, page).await
 }
 
 fn wants_json(headers: &HeaderMap) -> bool {

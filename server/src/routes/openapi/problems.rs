@@ -38,6 +38,7 @@ problems! {
     NoSuchKey: KeyNotFound = "There is no such key.";
     NoSuchLease: LeaseNotFound = "There is no such lease: it ended, or was never granted.";
     NotThere: NotFound = "There is nothing of that name.";
+    TooSlow: RequestTimeout = "The body stalled, or did not arrive in time; nothing was changed, and the connection closes.";
     Taken: LockHeld = "Another one has it and did not give it up in time; nothing is held.";
     NotHolding: NotHolder = "The token does not hold it, or no longer; nothing was changed.";
     Owned: NameTaken = "The name belongs to another owner; nothing was changed.";
