@@ -61,6 +61,9 @@ impl RunArguments {
         }
         let workload = names::workload(&self.workload)?;
         let faults = names::faults(&self.faults, self.nodes)?;
+        if let Some((fault, why)) = faults.iter().find_map(|fault| Some((fault.name(), fault.unavailable()?))) {
+            return Err(BadInput(format!("the fault {fault} cannot be had here: {why}")));
+        }
         let time = duration(&self.time)?;
         let clients = self.clients.unwrap_or(CLIENTS_PER_NODE * self.nodes as u64);
         if !(1..=CLIENTS_MAX).contains(&clients) {

@@ -6,6 +6,7 @@
 //! | [`node`] | one server process, now and then |
 //! | [`process`] | what `/proc` says of a process |
 //! | [`view`] | what the nodes say of themselves, asked past the proxies |
+//! | [`volume`] | a file system of a node's own, which can be frozen |
 //! | [`error`] | why the cluster did not do what the suite wanted |
 //!
 //! Invariants: every process is a child that dies with the suite; nodes and clients reach a node only through its
@@ -16,6 +17,7 @@ pub mod error;
 pub mod node;
 pub mod process;
 pub mod view;
+pub mod volume;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,6 +31,7 @@ pub use addresses::Addresses;
 pub use error::ClusterError;
 pub use node::Node;
 pub use view::{Leadership, View};
+pub use volume::Volume;
 
 use crate::links::{Gate, Links, Party, gate::Visitors};
 

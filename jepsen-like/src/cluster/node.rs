@@ -12,10 +12,15 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use tokio::process::{Child, Command};
 
 use super::view::ASK_TIMEOUT;
-use super::{Addresses, ClusterError, STOP_TIMEOUT};
+use super::{Addresses, ClusterError, STOP_TIMEOUT, Volume};
 
 /// Longest wait for a join, leave or removal: the server's own limits are 10 s to be taken in and 60 s to settle.
 const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// How far the ports of a copy of a node are from those of the node.
+const OTHER_PORTS: u16 = 2;
+/// Size of a file system of a node's own, in bytes; its file is sparse.
+const VOLUME_BYTES: u64 = 1 << 30;
 
 /// A node: its place, and its process while it runs.
 #[derive(Debug)]
@@ -38,6 +43,8 @@ pub struct Node {
     pub patient: Client,
     server: PathBuf,
     env: Vec<(String, String)>,
+    /// The file system of its own that its data is on, for the time of a fault.
+    volume: Option<Volume>,
     child: Option<Child>,
 }
 
@@ -79,6 +86,7 @@ impl Node {
             patient: client(patient),
             server: server.to_owned(),
             env,
+            volume: None,
             child: None,
         })
     }
@@ -90,7 +98,14 @@ impl Node {
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.and_then(|log| Ok((log.try_clone()?, log)));
         let (stdout, stderr) = log.map_err(|source| ClusterError::file(&self.log, source))?;
-        let mut command = Command::new(&self.server);
+        let mut command = match &self.volume {
+            None => Command::new(&self.server),
+            Some(volume) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--mount=/proc/{}/ns/mnt", volume.holder())).arg(&self.server);
+                command
+            }
+        };
         command.env_clear().envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).kill_on_drop(true);
         // Ctrl-C at a terminal is for the suite, which ends its nodes itself.
@@ -201,6 +216,93 @@ impl Node {
         moved.map_err(|source| ClusterError::file(&self.data, source)).map(|()| aside)
     }
 
+    /// Replaces the node's data by directory `by`, which is gone afterwards.
+    ///
+    /// # Errors
+    /// When the files cannot be deleted or moved.
+    pub fn replace_data(&self, by: &Path) -> Result<(), ClusterError> {
+        assert!(!self.runs(), "{} runs", self.name);
+        let replaced = fs::remove_dir_all(&self.data).and_then(|()| fs::rename(by, &self.data));
+        replaced.map_err(|source| ClusterError::file(&self.data, source))
+    }
+
+    /// Starts the server under the node's name on `data`, a copy of its data, on other ports of its address, and waits until
+    /// it ends by itself: how it ended, or None when it still ran after `patience`, and was killed. `started` gets its pid.
+    ///
+    /// # Errors
+    /// When it cannot be started or waited for.
+    pub async fn run_copy(
+        &self,
+        data: &Path,
+        patience: Duration,
+        started: impl FnOnce(u32),
+    ) -> Result<Option<ExitStatus>, ClusterError> {
+        let log = self.log.with_extension("copy.log");
+        let file = File::options().create(true).append(true).open(&log);
+        let files = file.and_then(|file| Ok((file.try_clone()?, file)));
+        let (stdout, stderr) = files.map_err(|source| ClusterError::file(&log, source))?;
+        let mut command = Command::new(&self.server);
+        command.env_clear().envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.env("DATA_DIR", data).envs(self.other_ports());
+        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).kill_on_drop(true).process_group(0);
+        let mut child =
+            command.spawn().map_err(|source| ClusterError::Spawn { server: self.server.clone(), source })?;
+        started(child.id().expect("a child that was not waited for has a pid"));
+        match tokio::time::timeout(patience, child.wait()).await {
+            Ok(ended) => ended.map(Some).map_err(|source| self.process_error(source)),
+            Err(_) => child.kill().await.map(|()| None).map_err(|source| self.process_error(source)),
+        }
+    }
+
+    /// Ports that no node of the run has, and where the proxies are not before: as settings.
+    fn other_ports(&self) -> Vec<(String, String)> {
+        let setting = |wanted: &str| self.env.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+        let moved = |name: &str| {
+            let port = setting(name).and_then(|port| port.parse::<u16>().ok()).expect("every node has its ports");
+            (name.to_owned(), (port + OTHER_PORTS).to_string())
+        };
+        let bind = setting("BIND").expect("every node has an address");
+        vec![moved("PORT"), moved("RAFT_PORT"), ("ADVERTISE".to_owned(), bind)]
+    }
+
+    /// Puts the node's data on a file system of its own, see [`Volume`].
+    ///
+    /// # Errors
+    /// When there can be no such file system here, or the data cannot be copied.
+    pub fn move_to_volume(&mut self) -> Result<(), ClusterError> {
+        assert!(!self.runs() && self.volume.is_none(), "{} runs, or has a volume", self.name);
+        let volume = Volume::mount(&self.data.with_extension("image"), VOLUME_BYTES, &self.data);
+        let copied = volume.and_then(|volume| copy(&self.data, &volume.root()).map(|()| volume));
+        self.volume = Some(copied.map_err(|source| ClusterError::file(&self.data, source))?);
+        Ok(())
+    }
+
+    /// Puts the node's data back to where it was, and ends the file system of its own.
+    ///
+    /// # Errors
+    /// When the data cannot be copied.
+    pub fn move_from_volume(&mut self) -> Result<(), ClusterError> {
+        let volume = self.take_volume();
+        // The directory itself stays: removing it would detach what is mounted on it in the other namespace.
+        let copied = empty(&self.data).and_then(|()| copy(&volume.root(), &self.data));
+        // Of the file system, not of the node.
+        let copied = copied.and_then(|()| fs::remove_dir(self.data.join("lost+found")));
+        copied.map_err(|source| ClusterError::file(&self.data, source))
+    }
+
+    /// The node's file system, which is given back by [`Node::keep_volume`] before the node is started again.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn take_volume(&mut self) -> Volume {
+        self.volume.take().expect("its data was moved to a volume")
+    }
+
+    /// See [`Node::take_volume`].
+    pub fn keep_volume(&mut self, volume: Volume) {
+        self.volume = Some(volume);
+    }
+
     /// Begins a new cluster with the best of the data in `from`, which was cluster `cluster_id`'s; answers what the server
     /// said.
     ///
@@ -221,4 +323,29 @@ impl Node {
         }
         Err(ClusterError::NotRecovered { node: self.name.clone(), status: done.status, said })
     }
+}
+
+/// Removes all that is in directory `dir`, and not the directory.
+fn empty(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies all that is in directory `from` into directory `to`, as it is.
+///
+/// # Errors
+/// What `cp` reports.
+pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let copied = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(to).output()?;
+    if copied.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("cp: {}", String::from_utf8_lossy(&copied.stderr).trim())))
 }

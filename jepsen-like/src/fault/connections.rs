@@ -1,8 +1,10 @@
-//! Faults of connections: slow, reset, half-open, cut inside a frame.
+//! Faults of connections: slow, reset, half-open, cut inside a frame; large messages that do not pass, connections that
+//! cannot be made, while heartbeats pass.
 
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use hexkv_client::kv::PutOptions;
 use rand::RngExt as _;
 use serde_json::json;
 use tokio::time::Instant;
@@ -20,6 +22,13 @@ const RESET_INTERVAL_MS: std::ops::Range<u64> = 100..600;
 /// Range of the number of bytes after which a connection is cut: within a frame's header, or within its body.
 const CUT_BYTES: std::ops::Range<u64> = 1..400;
 
+/// Largest message that passes a hole, in bytes: heartbeats and votes are smaller.
+const SMALL_MESSAGE_BYTES_MAX: usize = 1_000;
+/// Size of the value that a strike writes, so that a large message is sent whatever clients write, in bytes.
+const LARGE_VALUE_BYTES: usize = 20_000;
+/// The key of that value; no workload uses it.
+const LARGE_KEY: &str = "probe/large";
+
 /// Delay, jitter, little bandwidth.
 pub(super) struct Slow;
 
@@ -31,6 +40,12 @@ pub(super) struct HalfOpen;
 
 /// Connections reset after some bytes.
 pub(super) struct Cut;
+
+/// Large messages do not pass, small ones do.
+pub(super) struct MtuHole;
+
+/// Connections that carry large messages are reset, and no new ones can be made.
+pub(super) struct NoConnects;
 
 /// Changes the rules of all links of some nodes, those of clients too.
 fn around(cluster: &Cluster, nodes: &[usize], change: impl Fn(&mut Rule)) {
@@ -149,6 +164,70 @@ impl Fault for Cut {
             scene.hold().await;
             let words = format!("connections cut after {bytes} bytes");
             Ok(finish(&mut scene, before, |did| did.cuts, &words, &nodes))
+        })
+    }
+}
+
+/// Writes a large value through `node`, past the proxy of its clients; answers what came of it.
+async fn write_large(scene: &Scene<'_>, node: usize) -> String {
+    let (value, options) = (vec![b'x'; LARGE_VALUE_BYTES], PutOptions::default());
+    let written = scene.cluster.nodes[node].direct.put(LARGE_KEY, value, &options).await;
+    written.map_or_else(|error| error.to_string(), |_| "acknowledged".to_owned())
+}
+
+/// Changes the rules of the links among nodes that carry what `node` sends to the others, and, where `both`, what it receives.
+fn among_nodes(cluster: &Cluster, node: usize, both: bool, change: impl Fn(&mut Rule)) {
+    for other in (0..cluster.size()).filter(|other| *other != node) {
+        cluster.links.change(Party::Node(node), Party::Node(other), &change);
+        if both {
+            cluster.links.change(Party::Node(other), Party::Node(node), &change);
+        }
+    }
+}
+
+impl Fault for MtuHole {
+    fn name(&self) -> &'static str {
+        "mtu-hole"
+    }
+
+    fn about(&self) -> &'static str {
+        "what a node or the leader sends to other nodes passes only in small messages; connections were stuck"
+    }
+
+    fn strike<'a>(&'a self, mut scene: Scene<'a>) -> BoxFuture<'a, Result<Effect, FaultError>> {
+        Box::pin(async move {
+            let target = scene.aim(&[Aim::One, Aim::Leader, Aim::Leader]).await?;
+            let (node, before) = (target.nodes[0], scene.cluster.links.total());
+            scene.announce(target.aim.as_str(), &target.nodes)?;
+            among_nodes(scene.cluster, node, false, |rule| rule.hold_above_bytes = Some(SMALL_MESSAGE_BYTES_MAX));
+            let (large, ()) = tokio::join!(write_large(&scene, node), scene.hold());
+            let words =
+                format!("connections stuck behind more than {SMALL_MESSAGE_BYTES_MAX} bytes; a large put: {large}");
+            Ok(finish(&mut scene, before, |did| did.stuck, &words, &target.nodes))
+        })
+    }
+}
+
+impl Fault for NoConnects {
+    fn name(&self) -> &'static str {
+        "no-connects"
+    }
+
+    fn about(&self) -> &'static str {
+        "connections of a node or the leader to other nodes end at a large message, and new ones meet silence; attempts were lost"
+    }
+
+    fn strike<'a>(&'a self, mut scene: Scene<'a>) -> BoxFuture<'a, Result<Effect, FaultError>> {
+        Box::pin(async move {
+            let target = scene.aim(&[Aim::One, Aim::Leader, Aim::Leader]).await?;
+            let (node, before) = (target.nodes[0], scene.cluster.links.total());
+            scene.announce(target.aim.as_str(), &target.nodes)?;
+            among_nodes(scene.cluster, node, true, |rule| {
+                (rule.silence, rule.reset_above_bytes) = (true, Some(SMALL_MESSAGE_BYTES_MAX));
+            });
+            let (large, ()) = tokio::join!(write_large(&scene, node), scene.hold());
+            let words = format!("attempts to connect met silence; a large put: {large}");
+            Ok(finish(&mut scene, before, |did| did.lost_connects, &words, &target.nodes))
         })
     }
 }

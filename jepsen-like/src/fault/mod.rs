@@ -4,6 +4,8 @@
 //! it. A fault none of whose strikes had an effect makes the run vacuous: it failed, for it proves nothing.
 
 mod connections;
+mod copies;
+mod disk;
 mod lost_quorum;
 mod member;
 mod partition;
@@ -191,6 +193,11 @@ pub trait Fault: Sync {
         true
     }
 
+    /// Why this machine or user cannot have it; None when it can.
+    fn unavailable(&self) -> Option<String> {
+        None
+    }
+
     /// Breaks, holds, heals.
     fn strike<'a>(&'a self, scene: Scene<'a>) -> BoxFuture<'a, Result<Effect, FaultError>>;
 }
@@ -206,6 +213,11 @@ pub static ALL: &[&dyn Fault] = &[
     &connections::Reset,
     &connections::HalfOpen,
     &connections::Cut,
+    &connections::MtuHole,
+    &connections::NoConnects,
+    &disk::StalledDisk,
+    &copies::Clone,
+    &copies::Rollback,
     &member::Member,
     &lost_quorum::LostQuorum,
 ];

@@ -23,7 +23,7 @@ pub(super) async fn carry(links: Links, opener: Party, target: usize, near: TcpS
 
 async fn carry_to_end(links: &Links, opener: Party, target: usize, mut near: TcpStream, upstream: SocketAddr) {
     let (out, back) = (links.link(opener, Party::Node(target)), links.link(Party::Node(target), opener));
-    let Opened::Through { out_rule, back_rule } = opened(out, back, &mut near).await else {
+    let Some((out_rule, back_rule)) = opened(out, back, &mut near).await else {
         return reset(near);
     };
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(upstream)).await;
@@ -55,26 +55,21 @@ async fn carry_to_end(links: &Links, opener: Party, target: usize, mut near: Tcp
     }
 }
 
-enum Opened {
-    /// Both directions carry; the rules from which later changes count.
-    Through { out_rule: Rule, back_rule: Rule },
-    /// The attempt failed.
-    No,
-}
-
-/// Waits until the request to connect and its answer get through.
-async fn opened(out: &Link, back: &Link, near: &mut TcpStream) -> Opened {
+/// Waits until the request to connect and its answer get through: the rules of both directions, from which later changes count;
+/// None when the attempt failed.
+async fn opened(out: &Link, back: &Link, near: &mut TcpStream) -> Option<(Rule, Rule)> {
     let (mut out_rules, mut back_rules) = (out.rule.subscribe(), back.rule.subscribe());
     let mut counted = false;
     loop {
         let (out_rule, back_rule) = (out_rules.borrow_and_update().clone(), back_rules.borrow_and_update().clone());
         if out_rule.refuse {
             add(&out.counters.resets, 1);
-            return Opened::No;
+            return None;
         }
-        let flows = [(out_rule.flow, out), (back_rule.flow, back)];
+        let flow_of = |rule: &Rule| if rule.silence { Flow::Drop } else { rule.flow };
+        let flows = [(flow_of(&out_rule), out), (flow_of(&back_rule), back)];
         let Some((flow, link)) = flows.into_iter().find(|(flow, _)| *flow != Flow::Pass) else {
-            return Opened::Through { out_rule, back_rule };
+            return Some((out_rule, back_rule));
         };
         if !counted {
             add(&link.counters.lost_connects, 1);
@@ -83,7 +78,7 @@ async fn opened(out: &Link, back: &Link, near: &mut TcpStream) -> Opened {
         match flow {
             Flow::Drop => {
                 swallow_until_healed(link, near).await;
-                return Opened::No;
+                return None;
             }
             Flow::Hold | Flow::Pass => {
                 let changed = tokio::select! {
@@ -91,7 +86,7 @@ async fn opened(out: &Link, back: &Link, near: &mut TcpStream) -> Opened {
                     changed = back_rules.changed() => changed,
                 };
                 if changed.is_err() {
-                    return Opened::No;
+                    return None;
                 }
             }
         }

@@ -53,6 +53,8 @@ struct Inner {
     links: Vec<Link>,
     /// Process of each node, while it runs.
     pids: Mutex<Vec<Option<u32>>>,
+    /// Further processes that run under the identity of a node.
+    copies: Mutex<Vec<(usize, u32)>>,
     /// Ends all proxied connections.
     end: CancellationToken,
 }
@@ -66,6 +68,7 @@ impl Links {
             nodes,
             links: (0..parties * parties).map(link).collect(),
             pids: Mutex::new(vec![None; nodes]),
+            copies: Mutex::default(),
             end: CancellationToken::new(),
         }))
     }
@@ -111,10 +114,16 @@ impl Links {
         self.0.pids.lock()[node] = pid;
     }
 
+    /// Process `pid` runs under the identity of `node`: its connections pass as those of the node.
+    pub fn add_copy(&self, node: usize, pid: u32) {
+        self.0.copies.lock().push((node, pid));
+    }
+
     /// The processes of the nodes that run, with the nodes' positions.
     fn pids(&self) -> Vec<(usize, u32)> {
         let pids = self.0.pids.lock();
-        pids.iter().enumerate().filter_map(|(node, pid)| Some((node, (*pid)?))).collect()
+        let nodes = pids.iter().enumerate().filter_map(|(node, pid)| Some((node, (*pid)?)));
+        nodes.chain(self.0.copies.lock().iter().copied()).collect()
     }
 
     /// All ordered pairs of different nodes.

@@ -81,6 +81,18 @@ impl Queue {
     }
 }
 
+/// Whether a stream sticks at `bytes` bytes that came at once.
+fn sticks(bytes: usize, stuck: bool, rule: &Rule, link: &Link) -> Result<bool, Broken> {
+    if rule.reset_above_bytes.is_some_and(|limit| bytes > limit) {
+        return Err(Broken::Reset);
+    }
+    let sticks = rule.hold_above_bytes.is_some_and(|limit| bytes > limit);
+    if sticks && !stuck {
+        add(&link.counters.stuck, 1);
+    }
+    Ok(sticks)
+}
+
 /// Carries one direction until its sender has closed and everything is delivered.
 pub(super) async fn pump(
     mut from: impl AsyncRead + Unpin,
@@ -89,7 +101,7 @@ pub(super) async fn pump(
     begun: &Rule,
 ) -> Result<(), Broken> {
     let mut rules = link.rule.subscribe();
-    let (mut queue, mut hole, mut closed) = (Queue::default(), false, false);
+    let (mut queue, mut hole, mut closed, mut stuck) = (Queue::default(), false, false, false);
     let mut until_cut: Option<usize> = None;
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
@@ -111,7 +123,8 @@ pub(super) async fn pump(
         }
         let limit = rule.cut_after_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         until_cut = limit.map(|limit| until_cut.unwrap_or(limit));
-        let passes = rule.flow == Flow::Pass;
+        stuck &= rule.hold_above_bytes.is_some();
+        let passes = rule.flow == Flow::Pass && !stuck;
         let front = queue.front().filter(|_| passes);
         if passes && front.is_none() {
             if until_cut == Some(0) {
@@ -128,6 +141,7 @@ pub(super) async fn pump(
             read = from.read(&mut buffer), if !closed && queue.bytes < QUEUE_BYTES_MAX && until_cut != Some(0) => {
                 let n = read?;
                 closed = n == 0;
+                stuck |= sticks(n, stuck, &rule, link)?;
                 if rule.flow == Flow::Drop {
                     hole |= n > 0;
                     add(&link.counters.dropped_bytes, n);
@@ -135,7 +149,7 @@ pub(super) async fn pump(
                     let kept = until_cut.map_or(n, |left| n.min(left));
                     until_cut = until_cut.map(|left| left - kept);
                     let counters = &link.counters;
-                    if rule.flow == Flow::Hold {
+                    if rule.flow == Flow::Hold || stuck {
                         add(&counters.held_bytes, n);
                     } else if !rule.delay.is_zero() || rule.bytes_per_second.is_some() {
                         add(&counters.delayed_bytes, n);

@@ -34,6 +34,13 @@ pub struct Rule {
     pub cut_after_bytes: Option<u64>,
     /// New connections are reset.
     pub refuse: bool,
+    /// New connections meet silence, and open ones live.
+    pub silence: bool,
+    /// A connection that brings more bytes than this at once carries nothing from there on, until the link heals: what a
+    /// path does whose MTU is smaller than its ends believe.
+    pub hold_above_bytes: Option<usize>,
+    /// A connection that brings more bytes than this at once is reset.
+    pub reset_above_bytes: Option<usize>,
     /// Each increment resets all connections of the link.
     pub resets: u64,
     /// Each increment closes the far side of all connections of the link; the near side learns nothing.
@@ -66,6 +73,7 @@ pub(crate) struct Counters {
     pub resets: AtomicU64,
     pub cuts: AtomicU64,
     pub half_opened: AtomicU64,
+    pub stuck: AtomicU64,
 }
 
 /// The counters at one moment, or what was added between two.
@@ -87,6 +95,8 @@ pub struct Counts {
     pub cuts: u64,
     /// Connections of which one side does not know that they are gone.
     pub half_opened: u64,
+    /// Connections that carried nothing any more behind a large message.
+    pub stuck: u64,
 }
 
 /// Adds to a counter.
@@ -106,6 +116,7 @@ impl Counters {
             resets: read(&self.resets),
             cuts: read(&self.cuts),
             half_opened: read(&self.half_opened),
+            stuck: read(&self.stuck),
         }
     }
 }
@@ -121,6 +132,7 @@ impl Counts {
             resets: both(self.resets, other.resets),
             cuts: both(self.cuts, other.cuts),
             half_opened: both(self.half_opened, other.half_opened),
+            stuck: both(self.stuck, other.stuck),
         }
     }
 }

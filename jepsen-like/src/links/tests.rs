@@ -172,6 +172,44 @@ async fn a_cut_delivers_exactly_its_bytes() {
 }
 
 #[tokio::test]
+async fn large_message_holds_its_connection_until_the_heal() {
+    let stage = Stage::new().await;
+    let (mut near, mut far) = stage.connected().await;
+    stage.links.change(CLIENTS, NODE, |rule| rule.hold_above_bytes = Some(100));
+    send(&mut near, &[1; 100]).await;
+    assert_eq!(receive(&mut far, 100).await, [1; 100], "a small one passes");
+    send(&mut near, &[2; 101]).await;
+    assert!(is_silent(&mut far).await);
+    send(&mut near, &[3]).await;
+    assert!(is_silent(&mut far).await, "what follows waits behind it");
+    send(&mut far, &[4; 500]).await;
+    assert_eq!(receive(&mut near, 500).await, [4; 500], "the other direction is another link");
+    stage.connected().await;
+    assert_eq!(stage.links.total().stuck, 1);
+    stage.links.heal();
+    assert_eq!(receive(&mut far, 102).await, [vec![2; 101], vec![3]].concat());
+}
+
+#[tokio::test]
+async fn silence_and_resets_above_a_size_leave_small_messages_alone() {
+    let stage = Stage::new().await;
+    let (mut near, mut far) = stage.connected().await;
+    let (mut other, mut other_far) = stage.connected().await;
+    stage.links.change(CLIENTS, NODE, |rule| (rule.silence, rule.reset_above_bytes) = (true, Some(100)));
+    send(&mut near, &[1; 101]).await;
+    assert!(is_reset(&mut far).await && is_reset(&mut near).await);
+    send(&mut other, &[2; 100]).await;
+    assert_eq!(receive(&mut other_far, 100).await, [2; 100]);
+    let mut late = stage.near().await;
+    send(&mut late, b"hello?").await;
+    assert!(is_silent(&mut late).await);
+    let did = stage.links.total();
+    assert_eq!((did.resets, did.lost_connects), (1, 1));
+    stage.links.heal();
+    stage.connected().await;
+}
+
+#[tokio::test]
 async fn half_open_means_that_only_the_far_side_knows() {
     let stage = Stage::new().await;
     let (mut near, mut far) = stage.connected().await;

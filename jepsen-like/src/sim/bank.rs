@@ -30,7 +30,7 @@ pub fn key(account: u64) -> String {
 
 /// Puts the first money into all accounts.
 pub async fn open(node: &Arc<Node>) -> Answer {
-    let success = (0..ACCOUNTS).map(|account| put(key(account), BALANCE_FIRST)).collect();
+    let success = (0..ACCOUNTS).map(|account| put(key(account), BALANCE_FIRST.to_string())).collect();
     let txn = Txn { success, ..Txn::default() };
     txn_answer(node.propose(&Command::Txn(txn), REQUEST_TIMEOUT).await)
 }
@@ -60,7 +60,7 @@ pub async fn transfer(node: &Arc<Node>, from: u64, to: u64, amount: u64) -> Answ
         op: CompareOp::Equal,
     };
     let compare = vec![holds(&from, has), holds(&to, gets)];
-    let success: Vec<TxnOp> = vec![put(from, rest), put(to, gets + amount)];
+    let success: Vec<TxnOp> = vec![put(from, rest.to_string()), put(to, (gets + amount).to_string())];
     let outcome: Result<Outcome, Error> =
         node.propose(&Command::Txn(Txn { compare, success, failure: Vec::new() }), REQUEST_TIMEOUT).await;
     txn_answer(outcome)

@@ -22,6 +22,7 @@ use super::{
     plan::Plan,
     seats::Seats,
     trace::Trace,
+    wires::Wires,
 };
 
 /// One step of simulated time, in milliseconds.
@@ -92,16 +93,20 @@ impl Cluster {
             .enable_random_order()
             .build();
         let answers = Answers::default();
-        let addresses = (0..plan.nodes).map(|index| sim.lookup(Plan::host(index))).collect();
+        let addresses: Vec<_> = (0..plan.nodes).map(|index| sim.lookup(Plan::host(index))).collect();
+        let wires = Wires::new(addresses.clone());
         let surroundings = Surroundings::new(plan.seed, &plan.discovery, addresses);
-        let host = |index| Host::new(plan.config(index), plan.driver(), surroundings.of(index), answers.clone());
+        let host = |index| {
+            let (sight, transport) = (surroundings.of(index), wires.of(index));
+            Host::new(plan.config(index), plan.driver(), sight, transport, answers.clone())
+        };
         let hosts: Vec<Rc<Host>> = (0..plan.nodes).map(|index| Rc::new(host(index))).collect();
         for (index, host) in hosts.iter().enumerate() {
             let host = host.clone();
             sim.host(Plan::host(index), move || host.clone().software());
         }
         Self {
-            links: Links::new(plan.nodes),
+            links: Links::new(plan.nodes, wires),
             surroundings,
             seats: Seats::new(plan.nodes),
             last_looks: vec![None; plan.nodes],
@@ -234,6 +239,12 @@ impl Cluster {
         }
         self.last_looks[index] = None;
         self.last_logs[index] = None;
+    }
+
+    /// Machine `index`, which is off, comes back with an earlier state of its disk: what was known of its node need not hold.
+    pub fn forget(&mut self, index: usize) {
+        let Some(id) = self.seats.id_of(index) else { return };
+        self.ledgers.values_mut().for_each(|ledger| ledger.forget(id));
     }
 
     /// Starts machine `index`, which is off.

@@ -2,8 +2,6 @@
 //! each other with.
 
 use std::{
-    io,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -11,46 +9,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use hexkv_raft_net::transport::{AnyTransport, Listener, Transport};
+use hexkv_raft_net::transport::AnyTransport;
 use hexkv_server::environment::{Clock, Environment};
 use hexkv_store::{driver::Driver, fs::FaultyFs};
-use turmoil::net::{TcpListener, TcpStream};
 
-use super::discovery::Sight;
+use super::{discovery::Sight, wires::SimulatedTransport};
 
 /// Wall time at the beginning of every simulation, in milliseconds since the Unix epoch: 2026-01-01.
 pub const EPOCH_MS: u64 = 1_767_225_600_000;
-
-/// Sockets of turmoil's network. Only usable by the software of a simulated host.
-#[derive(Debug, Clone, Copy)]
-struct SimulatedTransport;
-
-struct SimulatedListener(TcpListener);
-
-impl Transport for SimulatedTransport {
-    type Stream = TcpStream;
-    type Listener = SimulatedListener;
-
-    async fn connect(&self, address: &str) -> io::Result<TcpStream> {
-        TcpStream::connect(address).await
-    }
-
-    async fn bind(&self, address: &str) -> io::Result<SimulatedListener> {
-        TcpListener::bind(address).await.map(SimulatedListener)
-    }
-}
-
-impl Listener for SimulatedListener {
-    type Stream = TcpStream;
-
-    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.0.accept().await
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
-}
 
 /// How far a node's wall clock is off; shared with the nemesis that turns it.
 #[derive(Debug, Default)]
@@ -84,15 +50,22 @@ impl Clock for SkewedClock {
     }
 }
 
-/// What a node on `disk` runs in, that finds others by what is in `sight`.
-pub fn simulated(disk: FaultyFs, driver: Driver, skew: Arc<Skew>, sight: Sight) -> Environment {
+/// What a node on `disk` runs in, that finds others by what is in `sight`, and reaches them by `transport`.
+pub fn simulated(
+    disk: FaultyFs,
+    driver: Driver,
+    skew: Arc<Skew>,
+    sight: Sight,
+    transport: SimulatedTransport,
+) -> Environment {
     Environment {
         fs: Arc::new(disk),
-        transport: AnyTransport::new(SimulatedTransport),
+        transport: AnyTransport::new(transport),
         names: sight.names,
         multicast: sight.multicast,
         clock: Arc::new(SkewedClock(skew)),
         driver,
+        apart: None,
     }
 }
 

@@ -38,11 +38,39 @@ pub enum Fault {
     LostQuorum,
     /// The name servers give some nodes wrong answers, or none. Only where nodes find each other by DNS.
     Names,
+    /// The disk of a node hangs: syncs do not return, and meet no error.
+    StalledDisk,
+    /// Large messages are lost on links from or to a node, small ones pass: a wrong MTU.
+    MtuHole,
+    /// New connections from or to a node meet silence, and some of the open ones are stuck.
+    NoConnects,
+    /// The resolver of some nodes does not answer when a peer's name is looked up.
+    Resolver,
+    /// A node is restarted with an earlier image of its disk, where the others can spare what it forgets. Only where all faults
+    /// strike one node: two that forget could lose what was acknowledged, by right.
+    Rollback,
 }
 
 impl Fault {
+    /// The kinds that break one node, or its links, and leave the others alone.
+    pub const OF_ONE_NODE: [Self; 13] = [
+        Self::Partition,
+        Self::OneWay,
+        Self::PowerCut,
+        Self::Kill,
+        Self::Restart,
+        Self::DiskFull,
+        Self::DiskError,
+        Self::Clock,
+        Self::StalledDisk,
+        Self::MtuHole,
+        Self::NoConnects,
+        Self::Resolver,
+        Self::Rollback,
+    ];
+
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 21] = [
         Self::Partition,
         Self::OneWay,
         Self::Loss,
@@ -59,6 +87,11 @@ impl Fault {
         Self::Wipe,
         Self::LostQuorum,
         Self::Names,
+        Self::StalledDisk,
+        Self::MtuHole,
+        Self::NoConnects,
+        Self::Resolver,
+        Self::Rollback,
     ];
 
     /// Its name on the command line and in histories.
@@ -80,6 +113,11 @@ impl Fault {
             Self::Wipe => "wipe",
             Self::LostQuorum => "lost-quorum",
             Self::Names => "names",
+            Self::StalledDisk => "stalled-disk",
+            Self::MtuHole => "mtu-hole",
+            Self::NoConnects => "no-connects",
+            Self::Resolver => "resolver",
+            Self::Rollback => "rollback",
         }
     }
 }

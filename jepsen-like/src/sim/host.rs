@@ -15,6 +15,7 @@ use super::{
     discovery::Sight,
     environment::{Skew, simulated},
     request::{Answer, Request, ask},
+    wires::SimulatedTransport,
 };
 
 /// Answers of all nodes to numbered requests, in the order in which they came.
@@ -40,6 +41,7 @@ pub struct Host {
     pub config: Config,
     driver: Driver,
     sight: Sight,
+    transport: SimulatedTransport,
     /// Its wall clock.
     pub skew: Arc<Skew>,
     /// Counts starts.
@@ -54,11 +56,12 @@ pub struct Host {
 
 impl Host {
     /// A machine with an empty disk.
-    pub fn new(config: Config, driver: Driver, sight: Sight, answers: Answers) -> Self {
+    pub fn new(config: Config, driver: Driver, sight: Sight, transport: SimulatedTransport, answers: Answers) -> Self {
         Self {
             config,
             driver,
             sight,
+            transport,
             skew: Arc::default(),
             life: Cell::new(0),
             disk: RefCell::default(),
@@ -72,7 +75,7 @@ impl Host {
 
     /// What runs on this machine runs in this, on `disk`.
     pub fn environment(&self, disk: FaultyFs, driver: Driver) -> Environment {
-        simulated(disk, driver, self.skew.clone(), self.sight.clone())
+        simulated(disk, driver, self.skew.clone(), self.sight.clone(), self.transport.clone())
     }
 
     /// The node, once it has started.

@@ -21,7 +21,7 @@ fn ask(cluster: &mut Cluster, index: usize, request: Request) -> Answer {
 }
 
 fn write(cluster: &mut Cluster, index: usize, value: u64) {
-    let answer = ask(cluster, index, Request::Write { key: KEY.into(), value });
+    let answer = ask(cluster, index, Request::Write { key: KEY.into(), value, digits: 0 });
     assert_eq!(answer.kind, Kind::Ok, "{answer:?}");
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use turmoil::Sim;
 
-use super::plan::Plan;
+use super::{plan::Plan, wires::Wires};
 
 /// A directed link, from one node to another, by index.
 pub type Link = (usize, usize);
@@ -17,12 +17,14 @@ pub struct Links {
     cuts: Vec<Vec<u32>>,
     /// Faults under way that lose or delay messages anywhere.
     pub rough: u32,
+    /// What breaks single messages and connections.
+    pub wires: Wires,
 }
 
 impl Links {
-    /// All nodes hear each other.
-    pub fn new(nodes: usize) -> Self {
-        Self { nodes, cuts: vec![vec![0; nodes]; nodes], rough: 0 }
+    /// All nodes reach each other, by `wires`.
+    pub fn new(nodes: usize, wires: Wires) -> Self {
+        Self { nodes, cuts: vec![vec![0; nodes]; nodes], rough: 0, wires }
     }
 
     /// Cuts `links`.
@@ -47,9 +49,10 @@ impl Links {
         }
     }
 
-    /// Whether a message from one of the two to the other may be lost or late.
+    /// Whether a message of any size, or a request to connect, from one of the two to the other may be lost or late.
     pub fn broken(&self, a: usize, b: usize) -> bool {
-        self.rough > 0 || self.cuts[a][b] > 0 || self.cuts[b][a] > 0
+        let cut = self.rough > 0 || self.cuts[a][b] > 0 || self.cuts[b][a] > 0;
+        cut || self.wires.broken(a, b) || self.wires.broken(b, a)
     }
 
     /// All links from and to `node`.
@@ -67,5 +70,6 @@ impl Links {
         }
         self.cuts = vec![vec![0; self.nodes]; self.nodes];
         self.rough = 0;
+        self.wires.heal();
     }
 }

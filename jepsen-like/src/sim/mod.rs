@@ -6,12 +6,12 @@
 //! | [`cli`], [`parent`], [`report`], [`shrink`] | one seed here, many in processes of their own; the failing ones, smaller |
 //! | [`plan`], [`fault`] | what a seed decides |
 //! | [`run`] | form, storm, heal, judge |
-//! | [`cluster`], [`host`], [`environment`], [`links`] | the simulated machines and what is between them |
+//! | [`cluster`], [`host`], [`environment`], [`links`], [`wires`] | the simulated machines and what is between them |
 //! | [`discovery`] | how nodes find each other: name servers, datagrams |
 //! | [`nemesis`], `shapes` | faults, and the supervisor that restarts nodes |
 //! | `lost_quorum` | the last fault: too many disks are gone, and an operator recovers |
 //! | [`workload`], [`request`], [`bank`], [`application`] | clients |
-//! | `observe`, [`invariants`], [`seats`] | what is looked at after every step, and what must hold |
+//! | `observe`, [`invariants`], [`seats`], [`progress`] | what is looked at after every step, and what must hold |
 //! | [`trace`], `judge` | whether two runs saw the same; whether clients saw what they may |
 //!
 //! # What is real
@@ -51,6 +51,7 @@ pub mod nemesis;
 mod observe;
 pub mod parent;
 pub mod plan;
+pub mod progress;
 pub mod report;
 pub mod request;
 pub mod run;
@@ -60,4 +61,5 @@ pub mod seats;
 mod shapes;
 pub mod shrink;
 pub mod trace;
+pub mod wires;
 pub mod workload;

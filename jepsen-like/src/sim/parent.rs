@@ -50,6 +50,8 @@ struct Sum {
     operations: u64,
     simulated_ms: u64,
     healed_ms_max: u64,
+    writes_judged: u64,
+    longest_write_ms: u64,
     failures: Vec<Report>,
 }
 
@@ -69,7 +71,7 @@ pub fn run(campaign: &Campaign) -> io::Result<bool> {
     let took = began.elapsed();
     println!(
         "{} seeds ({} of them twice) in {:.1} s, {:.0} a minute: {} faults struck, {} operations, {:.0} s simulated; \
-         whole again at most {} ms after the last fault; {} failed",
+         whole again at most {} ms after the last fault; {} writes through majorities in order took at most {} ms; {} failed",
         sum.seeds,
         sum.repeated,
         took.as_secs_f64(),
@@ -78,6 +80,8 @@ pub fn run(campaign: &Campaign) -> io::Result<bool> {
         sum.operations,
         sum.simulated_ms as f64 / 1000.0,
         sum.healed_ms_max,
+        sum.writes_judged,
+        sum.longest_write_ms,
         sum.failures.len()
     );
     for report in sum.failures.iter().take(SHRUNK_MAX) {
@@ -121,6 +125,8 @@ impl Sum {
         self.operations += report.operations as u64;
         self.simulated_ms += report.simulated_ms;
         self.healed_ms_max = self.healed_ms_max.max(report.healed_after_ms.unwrap_or(0));
+        self.writes_judged += report.writes_judged;
+        self.longest_write_ms = self.longest_write_ms.max(report.longest_write_ms);
         if report.failure.is_some() {
             self.failures.push(report);
         }
@@ -179,6 +185,8 @@ pub(crate) fn child(seed: u64, reduction: &Reduction, mutant: Option<&str>) -> i
         operations: 0,
         simulated_ms: 0,
         healed_after_ms: None,
+        longest_write_ms: 0,
+        writes_judged: 0,
         real_ms: SEED_TIME_MAX.as_millis() as u64,
     }))
 }

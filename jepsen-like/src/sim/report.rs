@@ -28,6 +28,10 @@ pub struct Report {
     pub simulated_ms: u64,
     /// Simulated time from the last fault until the cluster was whole, in milliseconds.
     pub healed_after_ms: Option<u64>,
+    /// Longest time in which a majority that was in order acknowledged a write, in milliseconds.
+    pub longest_write_ms: u64,
+    /// Writes that such a majority acknowledged.
+    pub writes_judged: u64,
     /// Real time, in milliseconds.
     pub real_ms: u64,
 }
@@ -45,6 +49,8 @@ impl Report {
             operations: outcome.operations,
             simulated_ms: outcome.simulated_ms,
             healed_after_ms: outcome.healed_after_ms,
+            longest_write_ms: outcome.longest_write_ms,
+            writes_judged: outcome.writes_judged,
             real_ms: took.as_millis() as u64,
         }
     }
@@ -64,6 +70,10 @@ impl fmt::Display for Report {
             self.simulated_ms,
             self.real_ms
         )?;
+        if self.writes_judged > 0 {
+            let (writes, ms) = (self.writes_judged, self.longest_write_ms);
+            write!(f, ", {writes} writes through a majority in order took at most {ms} ms")?;
+        }
         if let Some(healed) = self.healed_after_ms {
             write!(f, ", whole {healed} ms after the last fault")?;
         }

@@ -41,6 +41,8 @@ pub enum Request {
         key: String,
         /// The new content.
         value: u64,
+        /// Written with this many digits at least: what makes a write large.
+        digits: usize,
     },
     /// Writes a register if it has a content.
     Cas {
@@ -151,8 +153,8 @@ pub async fn ask(node: &Arc<Node>, request: Request, cluster_id: Option<u64>) ->
     };
     let answer = match request {
         Request::Read { key, mode } => read(node, key, mode).await,
-        Request::Write { key, value } => {
-            let txn = Txn::unconditional(put(key, value));
+        Request::Write { key, value, digits } => {
+            let txn = Txn::unconditional(put(key, format!("{value:0digits$}")));
             txn_answer(node.propose(&Command::Txn(txn), REQUEST_TIMEOUT).await)
         }
         Request::Cas { key, old, new } => {
@@ -161,7 +163,7 @@ pub async fn ask(node: &Arc<Node>, request: Request, cluster_id: Option<u64>) ->
                 None => CompareTarget::Version(0),
             };
             let compare = Compare { key: key.clone().into(), target, op: CompareOp::Equal };
-            let txn = Txn { compare: vec![compare], success: vec![put(key, new)], failure: Vec::new() };
+            let txn = Txn { compare: vec![compare], success: vec![put(key, new.to_string())], failure: Vec::new() };
             txn_answer(node.propose(&Command::Txn(txn), REQUEST_TIMEOUT).await)
         }
         Request::OpenBank => bank::open(node).await,
@@ -177,9 +179,9 @@ pub async fn ask(node: &Arc<Node>, request: Request, cluster_id: Option<u64>) ->
     answer
 }
 
-/// Writes a number.
-pub fn put(key: String, value: u64) -> TxnOp {
-    TxnOp::Put { key: key.into(), value: value.to_string().into(), content_type: None, lease: 0, prev: false }
+/// Writes a value.
+pub fn put(key: String, value: String) -> TxnOp {
+    TxnOp::Put { key: key.into(), value: value.into(), content_type: None, lease: 0, prev: false }
 }
 
 fn consistency(mode: Mode) -> Consistency {

@@ -14,7 +14,8 @@ use super::{
     cluster::{Cluster, STEP_MS},
     judge, lost_quorum,
     nemesis::Nemesis,
-    plan::{Plan, Reduction, STORM_MS},
+    plan::{Plan, Reduction},
+    progress::Progress,
     request::Request,
     trace::Trace,
     workload::Workload,
@@ -51,6 +52,10 @@ pub struct Outcome {
     pub simulated_ms: u64,
     /// Simulated time from the end of the last fault until the cluster was whole, in milliseconds.
     pub healed_after_ms: Option<u64>,
+    /// Longest time in which a majority that was in order acknowledged a write, in milliseconds.
+    pub longest_write_ms: u64,
+    /// Writes that such a majority acknowledged.
+    pub writes_judged: u64,
     /// What clients did and saw.
     pub history: Vec<Event>,
 }
@@ -68,6 +73,7 @@ pub fn run(seed: u64, reduction: &Reduction, print_trace: bool) -> Outcome {
     let mut run = Run {
         workload: Workload::new(&plan),
         nemesis: Nemesis::new(&plan),
+        progress: Progress::new(&plan),
         cluster: Cluster::new(plan, Trace::new(print_trace)),
         healed_after_ms: None,
     };
@@ -87,6 +93,8 @@ pub fn run(seed: u64, reduction: &Reduction, print_trace: bool) -> Outcome {
         operations: history.iter().filter(|e| e.kind == Kind::Invoke).count(),
         simulated_ms: run.cluster.now_ms(),
         healed_after_ms: run.healed_after_ms,
+        longest_write_ms: run.progress.longest_ms(),
+        writes_judged: run.progress.writes(),
         history,
     };
     // A cluster in which something panicked cannot be dropped in order, and the process ends anyway.
@@ -98,6 +106,7 @@ pub(super) struct Run {
     pub(super) cluster: Cluster,
     pub(super) workload: Workload,
     nemesis: Nemesis,
+    progress: Progress,
     healed_after_ms: Option<u64>,
 }
 
@@ -140,10 +149,11 @@ impl Run {
     fn storm(&mut self) -> Result<(), String> {
         self.open_bank()?;
         self.nemesis.begin(&self.cluster.plan, self.cluster.now_ms());
-        let end = self.cluster.now_ms() + STORM_MS;
+        let end = self.cluster.now_ms() + self.cluster.plan.storm_ms;
         while self.cluster.now_ms() < end {
             self.workload.begin(&mut self.cluster);
             self.step()?;
+            self.progress.step(&mut self.cluster, &self.nemesis, &mut self.workload)?;
         }
         Ok(())
     }

@@ -47,6 +47,11 @@ impl Seats {
         }
     }
 
+    /// The id that node `index` has, or had when it ran last.
+    pub fn id_of(&self, index: usize) -> Option<NodeId> {
+        self.ids[index]
+    }
+
     /// Takes in what is so now.
     ///
     /// # Errors

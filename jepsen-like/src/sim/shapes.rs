@@ -57,6 +57,31 @@ pub fn one_way(rng: &mut StdRng, nodes: usize, leader: Option<usize>) -> (String
     }
 }
 
+/// All links between `node` and the others, to it, from it, or one of them.
+pub fn around(rng: &mut StdRng, nodes: usize, node: usize) -> (String, BTreeSet<Link>) {
+    let others = || (0..nodes).filter(|other| *other != node);
+    let (from, to) = (others().map(|other| (node, other)), others().map(|other| (other, node)));
+    match rng.random_range(0..6) {
+        0..3 => (format!("from {node}"), from.collect()),
+        3 => (format!("to {node}"), to.collect()),
+        4 => (format!("around {node}"), from.chain(to).collect()),
+        _ => {
+            let other = (node + rng.random_range(1..nodes)) % nodes;
+            (format!("from {node} to {other}"), [(node, other)].into())
+        }
+    }
+}
+
+/// A partition that leaves `node` alone, or a one-way one in which it is mute or deaf.
+pub fn alone(rng: &mut StdRng, nodes: usize, node: usize, one_way: bool) -> (String, BTreeSet<Link>) {
+    let others = || (0..nodes).filter(|other| *other != node);
+    match (one_way, rng.random_bool(0.5)) {
+        (false, _) => (format!("alone {node}"), others().flat_map(|other| [(node, other), (other, node)]).collect()),
+        (true, true) => (format!("mute {node}"), others().map(|other| (node, other)).collect()),
+        (true, false) => (format!("deaf {node}"), others().map(|other| (other, node)).collect()),
+    }
+}
+
 /// Some pairs of nodes, at least one.
 pub fn some_pairs(rng: &mut StdRng, nodes: usize) -> Vec<(usize, usize)> {
     let mut pairs: Vec<(usize, usize)> = (0..nodes).flat_map(|a| (0..a).map(move |b| (a, b))).collect();

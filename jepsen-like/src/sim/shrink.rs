@@ -83,6 +83,8 @@ mod tests {
             operations,
             simulated_ms: 0,
             healed_after_ms: None,
+            longest_write_ms: 0,
+            writes_judged: 0,
             real_ms: 0,
         }
     }

@@ -26,6 +26,11 @@ use crate::{
 /// A client that finds no node waits so long, in milliseconds.
 const NO_NODE_RETRY_MS: u64 = 20;
 
+/// The key that [`super::progress`] writes.
+const PROBE_KEY: &str = "progress";
+/// Digits of its large writes: more than passes where large messages are lost.
+const PROBE_DIGITS_LARGE: usize = 1_500;
+
 /// Share of the application, where there is one, in the operations.
 const APPLICATION_OPERATIONS: f64 = 0.6;
 
@@ -73,6 +78,8 @@ impl Application {
 pub struct Workload {
     rng: StdRng,
     clients: Vec<Client>,
+    /// How many of them work all the time.
+    regular: usize,
     open: BTreeMap<u64, Open>,
     next_number: u64,
     next_process: u64,
@@ -84,6 +91,8 @@ pub struct Workload {
     application: Option<Application>,
     /// The content that a client last saw in a register: what a compare-and-set has a chance with.
     last_seen: BTreeMap<String, Option<u64>>,
+    /// The last write of the client that is never refused for long, and what became of it.
+    probe: Option<(u64, Option<Kind>)>,
     history: Vec<Event>,
 }
 
@@ -94,6 +103,7 @@ impl Workload {
         Self {
             rng: stream(plan.seed, "workload"),
             clients,
+            regular: plan.clients,
             open: BTreeMap::new(),
             next_number: 0,
             next_process: plan.clients as u64,
@@ -104,6 +114,7 @@ impl Workload {
             think_ms_max: plan.think_ms_max,
             application: plan.application.map(|name| Application::new(name, plan)),
             last_seen: BTreeMap::new(),
+            probe: None,
             history: Vec::new(),
         }
     }
@@ -111,7 +122,8 @@ impl Workload {
     /// Lets idle clients whose pause is over begin their next operation.
     pub fn begin(&mut self, cluster: &mut Cluster) {
         let now_ms = cluster.now_ms();
-        for client in 0..self.clients.len() {
+        // Those behind them did one operation, on their own.
+        for client in 0..self.regular {
             if self.operations_left == 0 {
                 return;
             }
@@ -172,6 +184,9 @@ impl Workload {
     /// Takes in the answer to operation `number`, if it is one of a client.
     pub fn complete(&mut self, cluster: &mut Cluster, number: u64, answer: Answer) {
         let Some(open) = self.open.remove(&number) else { return };
+        if let Some((_, outcome)) = self.probe.as_mut().filter(|(probe, _)| *probe == number) {
+            *outcome = Some(answer.kind);
+        }
         self.learn(&open, &answer);
         let now_ms = cluster.now_ms();
         let pause_ms = self.rng.random_range(0..=self.think_ms_max);
@@ -232,6 +247,23 @@ impl Workload {
     pub fn begin_last(&mut self, cluster: &mut Cluster, node: usize, operation: Operation) {
         let client = self.fresh_client();
         self.submit(cluster, client, node, Request::Application(operation));
+    }
+
+    /// A write of [`super::progress`] to a key of its own through `node`, as a process of its own; answers its number.
+    pub fn begin_probe(&mut self, cluster: &mut Cluster, node: usize, large: bool) -> u64 {
+        let client = self.fresh_client();
+        let digits = if large { PROBE_DIGITS_LARGE } else { 1 };
+        let request = Request::Write { key: PROBE_KEY.to_owned(), value: self.fresh_value(), digits };
+        // The number that the request gets; it may be refused before this returns.
+        let number = self.next_number + 1;
+        self.probe = Some((number, None));
+        self.submit(cluster, client, node, request);
+        number
+    }
+
+    /// What became of the last [`Workload::begin_probe`], if it is `number` and known.
+    pub fn outcome_of_probe(&self, number: u64) -> Option<Kind> {
+        self.probe.filter(|(probe, _)| *probe == number).and_then(|(_, outcome)| outcome)
     }
 
     fn fresh_client(&mut self) -> usize {
@@ -303,7 +335,7 @@ impl Workload {
             0..3 => Request::Read { key, mode: Mode::Linearizable },
             3..5 => Request::Read { key, mode: Mode::Lease },
             5 => Request::Read { key, mode: Mode::Stale },
-            6..9 => Request::Write { key, value: self.fresh_value() },
+            6..9 => Request::Write { key, value: self.fresh_value(), digits: 1 },
             _ => {
                 let old = self.last_seen.get(&key).copied().flatten();
                 Request::Cas { key, old, new: self.fresh_value() }
@@ -334,7 +366,7 @@ impl Workload {
         let number = self.number();
         let (f, key, value, mode) = match &request {
             Request::Read { key, mode } => ("read", Some(key.clone()), Value::Null, Some(*mode)),
-            Request::Write { key, value } => ("write", Some(key.clone()), json!(value), None),
+            Request::Write { key, value, .. } => ("write", Some(key.clone()), json!(value), None),
             Request::Cas { key, old, new } => ("cas", Some(key.clone()), json!([old, new]), None),
             Request::Balances { mode } => ("read", None, Value::Null, Some(*mode)),
             Request::Transfer { from, to, amount } => {

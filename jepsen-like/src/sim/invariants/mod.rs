@@ -208,6 +208,11 @@ impl Ledger {
         known.log.extend(log.entries.iter().map(|at| (at.index, *at)));
     }
 
+    /// Forgets what `node` had: its disk was replaced by an earlier state of it. What all nodes agreed on stays.
+    pub fn forget(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
+    }
+
     /// Up to where a node's entries cannot change any more, and need not be read again.
     pub fn settled(&self, node: NodeId, life: u64) -> u64 {
         let known = self.nodes.get(&node).filter(|k| k.last_seen.life == life);

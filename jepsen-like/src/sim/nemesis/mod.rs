@@ -1,18 +1,28 @@
 //! Lets the faults of a plan strike, ends those that last, and looks after nodes that went down.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `stuck` | faults that stop no node and report no error |
+//! | `supervisor` | what becomes of nodes that went down |
+
+mod stuck;
+mod supervisor;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use hexkv_server::node::Position;
-use hexkv_store::{NodeId, fs::faulty::Fault as DiskFault};
+use hexkv_store::{
+    NodeId,
+    fs::{FaultyFs, faulty::Fault as DiskFault},
+};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
+use self::stuck::Stuck;
 use super::{
     cluster::{Cluster, Off},
     fault::{Fault, Strike},
-    host::End,
     links::Link,
-    plan::{Plan, RAFT_PORT, stream},
+    plan::{Plan, stream},
     request::{Admin, Request},
     shapes,
     workload::Workload,
@@ -26,6 +36,8 @@ const REJOIN_INTERVAL_MS: u64 = 700;
 const OUTSIDE_LOOKS: u32 = 5;
 /// Most changing operations of a disk until a planned power cut.
 const POWER_CUT_WITHIN: u64 = 40;
+/// Share of the faults that strike the leader, of those that may strike any node.
+const LEADER_SHARE: f64 = 0.6;
 /// Most changing operations until a planned disk error is met.
 const DISK_ERROR_WITHIN: u64 = 30;
 
@@ -37,6 +49,7 @@ enum Undo {
     SwitchOn(Vec<usize>),
     Space(usize),
     Names,
+    Stuck(Stuck),
 }
 
 /// Faults under way, and the supervisor of the nodes.
@@ -58,6 +71,10 @@ pub struct Nemesis {
     next_rejoin_ms: u64,
     /// How often in a row a node took itself for no member.
     seen_outside: BTreeMap<usize, u32>,
+    /// Images of disks, by node, and when a node is to be restarted with its image.
+    images: BTreeMap<usize, (u64, FaultyFs)>,
+    /// The node that all faults strike, in a seed that has one.
+    victim: Option<usize>,
     rng: StdRng,
     strikes: u64,
 }
@@ -76,6 +93,8 @@ impl Nemesis {
             wiped: None,
             next_rejoin_ms: 0,
             seen_outside: BTreeMap::new(),
+            images: BTreeMap::new(),
+            victim: None,
             rng: stream(plan.seed, "supervisor"),
             strikes: 0,
         }
@@ -122,6 +141,7 @@ impl Nemesis {
     pub fn heal(&mut self, cluster: &mut Cluster, workload: &mut Workload) {
         self.pending.clear();
         self.armed.clear();
+        self.images.clear();
         for (_, undo) in std::mem::take(&mut self.lasting) {
             self.undo(cluster, undo);
         }
@@ -164,6 +184,7 @@ impl Nemesis {
                 cluster.hosts[node].disk().set_capacity(None);
             }
             Undo::Names => cluster.surroundings.zone.correct(),
+            Undo::Stuck(stuck) => stuck.undo(cluster),
         }
     }
 
@@ -172,11 +193,12 @@ impl Nemesis {
         let mut rng = StdRng::seed_from_u64(strike.seed);
         let until = cluster.now_ms() + strike.length_ms;
         let nodes = cluster.hosts.len();
-        let any = rng.random_range(0..nodes);
+        let any = self.target(cluster, strike.fault, &mut rng);
         match strike.fault {
             Fault::Partition | Fault::OneWay => {
                 let leader = cluster.leader();
                 let (shape, links) = match strike.fault {
+                    fault if self.victim.is_some() => shapes::alone(&mut rng, nodes, any, fault == Fault::OneWay),
                     Fault::Partition => shapes::partition(&mut rng, nodes, leader),
                     _ => shapes::one_way(&mut rng, nodes, leader),
                 };
@@ -207,21 +229,7 @@ impl Nemesis {
                 }
                 Value::Null
             }
-            Fault::DiskFull => {
-                let disk = cluster.hosts[any].disk();
-                disk.set_capacity(Some(disk.used_bytes() + rng.random_range(0..20_000)));
-                self.full.insert(any);
-                self.excused.insert(any);
-                self.lasting.push((until, Undo::Space(any)));
-                json!(any)
-            }
-            Fault::DiskError => {
-                let disk = cluster.hosts[any].disk();
-                let error = if rng.random_bool(0.7) { DiskFault::Io } else { DiskFault::NoSpace };
-                disk.fail_operation(disk.operations() + rng.random_range(1..=DISK_ERROR_WITHIN), error);
-                self.excused.insert(any);
-                json!([any, format!("{error:?}")])
-            }
+            Fault::DiskFull | Fault::DiskError => self.break_disk(cluster, strike.fault, any, until, &mut rng),
             Fault::Clock => {
                 let (offset_ms, drift_ppm) =
                     (rng.random_range(-3_600_000..3_600_000), rng.random_range(-200_000..200_000));
@@ -236,8 +244,43 @@ impl Nemesis {
             Fault::Snapshot => self.administer(cluster, workload, any, Admin::Snapshot),
             Fault::Wipe => self.wipe(cluster, workload, any, until),
             Fault::Names => self.mislead(cluster, until, &mut rng),
+            Fault::StalledDisk | Fault::MtuHole | Fault::NoConnects | Fault::Resolver => {
+                let (stuck, what) = Stuck::strike(cluster, strike.fault, any, &mut rng);
+                self.lasting.push((until, Undo::Stuck(stuck)));
+                what
+            }
+            Fault::Rollback => {
+                self.images.insert(any, (until, cluster.hosts[any].disk().image()));
+                json!([any, "image"])
+            }
             Fault::LostQuorum => unreachable!("it comes after all others"),
         }
+    }
+
+    /// The node that a fault strikes: any; the victim of a seed that has one, which is most often the leader at the first
+    /// strike.
+    fn target(&mut self, cluster: &Cluster, fault: Fault, rng: &mut StdRng) -> usize {
+        let any = rng.random_range(0..cluster.hosts.len());
+        let leader = |rng: &mut StdRng| cluster.leader().filter(|_| rng.random_bool(LEADER_SHARE));
+        if cluster.plan.one_victim {
+            return *self.victim.get_or_insert_with(|| leader(rng).unwrap_or(any));
+        }
+        let stuck = matches!(fault, Fault::StalledDisk | Fault::MtuHole | Fault::NoConnects | Fault::Resolver);
+        if stuck { leader(rng).unwrap_or(any) } else { any }
+    }
+
+    fn break_disk(&mut self, cluster: &Cluster, fault: Fault, node: usize, until: u64, rng: &mut StdRng) -> Value {
+        let disk = cluster.hosts[node].disk();
+        self.excused.insert(node);
+        if fault == Fault::DiskFull {
+            disk.set_capacity(Some(disk.used_bytes() + rng.random_range(0..20_000)));
+            self.full.insert(node);
+            self.lasting.push((until, Undo::Space(node)));
+            return json!(node);
+        }
+        let error = if rng.random_bool(0.7) { DiskFault::Io } else { DiskFault::NoSpace };
+        disk.fail_operation(disk.operations() + rng.random_range(1..=DISK_ERROR_WITHIN), error);
+        json!([node, format!("{error:?}")])
     }
 
     fn take_down(
@@ -257,6 +300,7 @@ impl Nemesis {
             Some(leader) if rng.random_bool(0.5) => leader,
             _ => rng.random_range(0..nodes),
         };
+        let (first, count) = self.victim.map_or((first, count), |victim| (victim, 1));
         let victims: Vec<usize> = (0..count).map(|i| (first + i) % nodes).filter(|i| self.is_up(cluster, *i)).collect();
         for victim in &victims {
             if strike.fault == Fault::PowerCut && rng.random_bool(0.6) {
@@ -321,6 +365,13 @@ impl Nemesis {
         json!(node)
     }
 
+    /// Whether `node` runs, and its disk is in order and will stay so.
+    pub fn is_well(&self, cluster: &Cluster, node: usize) -> bool {
+        let disk = !self.excused.contains(&node) && !self.full.contains(&node) && !self.armed.contains_key(&node);
+        let host = &cluster.hosts[node];
+        self.is_up(cluster, node) && disk && !host.is_stopping() && host.ended().is_none() && !host.disk().is_stalled()
+    }
+
     fn is_up(&self, cluster: &Cluster, node: usize) -> bool {
         !self.off.contains_key(&node) && cluster.hosts[node].node().is_some()
     }
@@ -340,67 +391,6 @@ impl Nemesis {
     fn switch_on(&mut self, cluster: &mut Cluster, node: usize) {
         if self.off.remove(&node).is_some() {
             cluster.switch_on(node);
-        }
-    }
-
-    fn supervise(&mut self, cluster: &mut Cluster, workload: &mut Workload) -> Result<(), String> {
-        let now_ms = cluster.now_ms();
-        for (node, (seed, length_ms)) in self.armed.clone() {
-            if cluster.hosts[node].disk().stopped() {
-                workload.note_fault(cluster, "power-cut", json!([node, "in a write"]));
-                self.switch_off(cluster, workload, node, Off::Power(seed), now_ms + length_ms);
-            }
-        }
-        for node in 0..cluster.hosts.len() {
-            let Some(end) = cluster.hosts[node].ended() else { continue };
-            let by_itself = self.rng.random_range(RESTART_MS);
-            let pause_ms = match &end {
-                End::Stopped => self.stopping.get(&node).copied().unwrap_or(by_itself),
-                End::NotStarted(_) | End::Failed(_) => by_itself,
-            };
-            if end != End::Stopped && !self.excused.contains(&node) {
-                return Err(format!("node {node} ended and its disk is in order: {end:?}"));
-            }
-            workload.note_fault(cluster, "ended", json!([node, format!("{end:?}")]));
-            self.switch_off(cluster, workload, node, Off::Process, now_ms + pause_ms);
-        }
-        let due: Vec<usize> = self.off.iter().filter(|(_, at)| **at <= now_ms).map(|(node, _)| *node).collect();
-        self.undo(cluster, Undo::SwitchOn(due));
-        if now_ms >= self.next_rejoin_ms {
-            self.next_rejoin_ms = now_ms + REJOIN_INTERVAL_MS;
-            self.rejoin(cluster, workload);
-            self.forget_wiped(cluster);
-        }
-        Ok(())
-    }
-
-    /// Tells nodes that founded a cluster of their own, because they left, to come back; and those that know for a while
-    /// that they are no members any more, because they were killed while they left. That is what an operator would do.
-    fn rejoin(&mut self, cluster: &Cluster, workload: &mut Workload) {
-        let members = cluster.members();
-        for node in cluster.running() {
-            let Some((id, place)) = cluster.hosts[node].node().map(|n| (n.identity().cluster_id, n.position())) else {
-                continue;
-            };
-            let outside = place == Position::Outside;
-            let looks = self.seen_outside.entry(node).or_default();
-            *looks = if outside { *looks + 1 } else { 0 };
-            let gone = *looks >= OUTSIDE_LOOKS || (id.is_some() && id != cluster.cluster_id);
-            if gone && !members.is_empty() {
-                let target = members[self.rng.random_range(0..members.len())];
-                let target = format!("{}:{RAFT_PORT}", name(cluster, target));
-                self.administer(cluster, workload, node, Admin::Join(target));
-            }
-        }
-    }
-
-    fn forget_wiped(&mut self, cluster: &Cluster) {
-        let Some(wiped) = self.wiped else { return };
-        let Some(core) = cluster.leader().and_then(|leader| cluster.core(leader)) else { return };
-        let votes = core.raft.voter_ids().any(|id| id == wiped);
-        let known = core.state.members().iter().any(|m| m.node_id == wiped);
-        if !votes && !known {
-            self.wiped = None;
         }
     }
 }
