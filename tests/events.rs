@@ -5,9 +5,10 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 
-use crate::harness::{Cluster, Event, Events, Killed, PATIENCE, binary, json, request};
+use crate::harness::{Cluster, Event, Events, Killed, PATIENCE, binary, get, json, request};
 
 fn follow(cluster: &Cluster, index: usize) -> Events {
     Events::begin(&cluster.nodes[index - 1].http, "/api/cluster/events", None)
@@ -196,4 +197,29 @@ fn the_command_line_follows_the_events_and_goes_on_through_another_node() {
         }
     }
     assert_eq!(client.try_wait().expect("a child can be waited for"), None, "it runs until it is ended");
+}
+
+#[test]
+fn one_reader_too_many_takes_the_place_of_the_oldest() {
+    const READERS_MAX: usize = 1024;
+    // Each reader is a descriptor of this process.
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let cluster = Cluster::start(1);
+    let state = |events: &mut Events| until(events, "the state comes first", |event| event.name == "state");
+    let mut all: Vec<Events> = (0..READERS_MAX + 2).map(|_| follow(&cluster, 1)).collect();
+    for newest in &mut all[READERS_MAX..] {
+        assert_eq!(newest.status, 200);
+        state(newest);
+    }
+    for oldest in &mut all[..2] {
+        state(oldest);
+        let closed = until(oldest, "it is told why it ends", |event| event.name == "closed");
+        let reason = closed.data["reason"].as_str().expect("a reason");
+        assert!(reason.contains("connect again"), "{reason}");
+        assert!(matches!(oldest.next(), Ok(None)), "its stream ends");
+    }
+    let metrics = request(&cluster.nodes[0].http, &get("/metrics")).expect("an answer").text();
+    let readers = metrics.lines().find_map(|line| line.strip_prefix("hexkv_event_readers "));
+    assert_eq!(readers.and_then(|number| number.parse().ok()), Some(READERS_MAX as f64));
 }

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::harness::binary;
+use crate::harness::{binary, skipped};
 
 /// Operations that a run must have done at least: how many it does in its seconds says only how fast the machine is.
 const OPERATIONS_MIN: u64 = 20;
@@ -125,6 +125,27 @@ fn watches_and_locks_leases_and_retries_keep_their_word_through_faults() {
 }
 
 #[test]
+fn registers_stay_linearizable_while_only_heartbeats_pass() {
+    let home = tempfile::tempdir().unwrap();
+    for (fault, count) in [("mtu-hole", "stuck"), ("no-connects", "lost_connects")] {
+        let (run, _) = passes(fault, "register", &home.path().join(fault));
+        let counts = &run["strikes"][0]["effect"]["facts"]["counts"];
+        assert!(counts[count].as_u64().unwrap() > 0, "{fault}: {counts}");
+    }
+}
+
+#[test]
+fn registers_stay_linearizable_while_a_disk_hangs() {
+    if let Some(why) = jepsen_like::cluster::volume::unavailable() {
+        return skipped(why);
+    }
+    let home = tempfile::tempdir().unwrap();
+    let (run, _) = passes("stalled-disk", "register", &home.path().join("run"));
+    let facts = &run["strikes"][0]["effect"]["facts"];
+    assert!(facts["threads"].as_u64().unwrap() > 0, "{facts}");
+}
+
+#[test]
 fn a_run_whose_fault_had_no_effect_fails_as_vacuous() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("run").display().to_string();
@@ -223,7 +244,7 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
         (&["check", &damaged], "line 2"),
         (&["check", &empty], "line 1"),
         (&["check", &home.path().join("full").join("x").display().to_string()], "full/x"),
-        (&["suite", "--from", "0"], "there are 16 cells"),
+        (&["suite", "--from", "0"], "there are 19 cells"),
         (&["fly"], "unrecognized subcommand"),
     ];
     for (args, reason) in cases {
@@ -247,6 +268,11 @@ fn every_workload_fault_and_checker_is_listed() {
         "partition",
         "wipe",
         "member",
+        "mtu-hole",
+        "no-connects",
+        "stalled-disk",
+        "clone",
+        "rollback",
         "linearizability",
         "state-hash",
     ] {

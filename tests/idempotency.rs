@@ -416,3 +416,45 @@ fn changes_of_the_cluster_refuse_a_key_and_do_nothing() {
     let factor = request_with("PUT", "/api/cluster/replication-factor", &json!({"value": 5}));
     assert_eq!(request(&address, &factor).expect("an answer").status, 200, "without a key it is done");
 }
+
+/// The answer of each change is near the largest that is kept, and there are more than fit.
+#[test]
+fn large_answers_make_room_and_no_change_is_done_twice() {
+    const ANSWER_BYTES: usize = 60 * 1024;
+    const KEPT_BYTES: usize = 96 * 1024 * 1024;
+    const CHANGES: usize = KEPT_BYTES / ANSWER_BYTES + 20;
+    const CLIENTS: usize = 8;
+    let mut cluster = Cluster::start(1);
+    let http = cluster.node(1).http.clone();
+    assert_eq!(request(&http, &put("/api/kv/large", vec![b'x'; ANSWER_BYTES])).expect("an answer").status, 200);
+    let small = put("/api/kv/small", "once");
+    let first_small = once(&http, small.clone(), "small");
+    let change = |n: usize| {
+        let write = json!({"op": "put", "key": format!("counter/{n}"), "text": "x"});
+        let body = json!({"success": [write, {"op": "get", "key": "large"}]});
+        once(&http, request_with("POST", "/api/txn", &body), &format!("large-{n}"))
+    };
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let change = &change;
+            scope.spawn(move || {
+                for n in (client..CHANGES).step_by(CLIENTS) {
+                    assert_eq!(change(n).status, 200, "change {n}");
+                }
+            });
+        }
+    });
+    replayed(&http, &small, "small", &first_small);
+    let version = |n: usize| {
+        let read = request(&http, &get(&format!("/api/kv/counter/{n}"))).expect("an answer");
+        read.headers["x-hexkv-version"].clone()
+    };
+    let newest = change(CHANGES - 1);
+    assert!(newest.status == 200 && is_replay(&newest), "{newest:?}");
+    // Which one came first is up to the clients.
+    let forgotten =
+        (0..CLIENTS).map(&change).find(|answer| answer.status != 200).expect("the oldest answers made room");
+    assert_eq!((forgotten.status, forgotten.problem().as_str()), (504, "outcome_unknown"));
+    assert!(is_replay(&forgotten) && forgotten.text().contains("no longer kept"), "{forgotten:?}");
+    assert!((0..CHANGES).step_by(97).chain(0..CLIENTS).all(|n| version(n) == "1"), "none is done twice");
+}

@@ -94,6 +94,53 @@ fn a_lease_ends_with_all_its_keys_in_one_revision_on_all_nodes_and_not_before() 
     cluster.wait_holders_agree(3);
 }
 
+fn leases(address: &str) -> Vec<u64> {
+    let page = ask(address, &get("/api/leases?limit=10000")).json();
+    assert_eq!(page["next"], Value::Null);
+    page["items"].as_array().expect("items").iter().map(|item| item["id"].as_u64().expect("an id")).collect()
+}
+
+#[test]
+fn the_lease_of_a_put_with_a_ttl_ends_with_its_key() {
+    let mut cluster = Cluster::start(1);
+    let http = cluster.node(1).http.clone();
+    let explicit = grant(&http, "1h");
+    let granted = |target: &str| put_done(&http, target)["lease"].as_u64().expect("the answer names the lease");
+    let refreshed: Vec<u64> = (0..100).map(|_| granted("/api/kv/session?ttl=1h")).collect();
+    let last = refreshed[99];
+    let mut expected = vec![explicit, last];
+    expected.sort_unstable();
+    assert_eq!(leases(&http), expected, "each put ends the lease of the one before");
+    assert_eq!(keep_alive(&http, refreshed[98]).problem(), "lease_not_found");
+    assert_eq!(keep_alive(&http, last).status, 200);
+    // As long as another key is attached to it, it stays.
+    put_done(&http, &format!("/api/kv/beside?lease={last}"));
+    put_done(&http, "/api/kv/session");
+    assert_eq!(leases(&http), expected);
+    put_done(&http, &format!("/api/kv/beside?lease={explicit}"));
+    assert_eq!(leases(&http), [explicit], "attached to another lease");
+    let op = |key: &str| json!({"op": "put", "key": key, "text": "x", "ttl": "1h"});
+    let txn = |success: Value| ask(&http, &request_with("POST", "/api/txn", &json!({"success": success})));
+    for _ in 0..3 {
+        let answer = txn(Value::Array((0..128).map(|n| op(if n < 64 { "session" } else { "other" })).collect()));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(leases(&http).len(), 3, "one for each key");
+    }
+    let range = json!({"op": "delete_range", "prefix": "se"});
+    assert_eq!(txn(json!([range, {"op": "delete", "key": "other"}])).status, 200);
+    assert_eq!(leases(&http), [explicit]);
+    assert_eq!(ask(&http, &delete("/api/kv/beside")).status, 200);
+    assert_eq!(leases(&http), [explicit], "a lease that was granted for itself stays");
+    // What is kept over a restart, and what ends after it.
+    let kept = granted("/api/kv/session?ttl=1h");
+    assert_eq!(cluster.node(1).stop(), Some(0));
+    cluster.node(1).start();
+    cluster.wait_formed(1);
+    assert!(leases(&http).contains(&kept));
+    assert_eq!(ask(&http, &delete("/api/kv/session")).status, 200);
+    assert_eq!(leases(&http), [explicit]);
+}
+
 #[test]
 fn a_lease_that_is_kept_alive_through_any_node_lives_and_is_revoked_in_one_revision() {
     const TTL: Duration = Duration::from_secs(5);

@@ -10,14 +10,14 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 use crate::harness::{Cluster, Node, eventually, get, put, request};
 
-const MIB: u64 = 1024 * 1024;
+pub const MIB: u64 = 1024 * 1024;
 /// Connections that a node is to hold.
 const CONNECTIONS: u64 = 10_000;
 /// Longest wait for what a node has to do by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Memory that the node's process has, in bytes.
-fn rss(node: &Node) -> u64 {
+pub fn rss(node: &Node) -> u64 {
     let path = format!("/proc/{}/status", node.pid().expect("it runs"));
     let status = std::fs::read_to_string(path).expect("a process has a status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
@@ -25,10 +25,17 @@ fn rss(node: &Node) -> u64 {
     kib * 1024
 }
 
-fn connect(address: &str) -> TcpStream {
+pub fn connect(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
     stream
+}
+
+/// Lets the tests open as many files as they may; how many that is.
+pub fn raise_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Sends `bytes`, and reads until the node closes the connection, which it has to do.
@@ -38,7 +45,7 @@ fn until_closed(address: &str, bytes: &[u8]) -> String {
     rest(&mut stream)
 }
 
-fn rest(stream: &mut TcpStream) -> String {
+pub fn rest(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
         Ok(_) => {}
@@ -188,7 +195,7 @@ fn a_body_that_is_cut_short_or_never_comes_changes_nothing() {
     ]) {
         let began = Instant::now();
         let answer = until_closed(&http, format!("{line}?timeout=300ms HTTP/1.1\r\nHost: x\r\n{body}").as_bytes());
-        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("in time"), "{line}: {answer:?}");
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("in time"), "{line}: {answer:?}");
         assert!(began.elapsed() >= Duration::from_millis(300), "{line}");
     }
     let after = cluster.node(1).json("/api/cluster/hash").expect("a hash")["hash"].clone();
@@ -300,25 +307,26 @@ fn clients_that_do_not_take_their_listings_cost_bounded_memory() {
     }
     let during = rss(cluster.node(1));
     println!("{served} listings of 7 MiB held, {refused} refused: {} MiB, then {} MiB", before / MIB, during / MIB);
-    assert!(served >= 30 && refused > 0, "{served} served, {refused} refused");
+    assert!(served >= 30, "{served} served, {refused} refused");
     // All of them would take 80 times 9 MiB, in base64. What is held is bounded by 256 MiB; eight more are being read, and the
     // allocator keeps some of what was freed.
     assert!(during < before + 512 * MIB, "from {} to {} MiB", before / MIB, during / MIB);
-    // They do not stand in the way of others: a small listing, and once they are gone a large one.
+    // They do not stand in the way of others: a small listing, and large ones, for which some of them are cut off.
     assert_eq!(request(&http, &get("/api/kv?prefix=large/1&keys_only=true")).expect("an answer").json()["count"], 11);
+    for _ in 0..5 {
+        eventually("there is room for a client that takes its listing", || {
+            let answer = request(&http, &get("/api/kv?prefix=large/"))?;
+            if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+        });
+    }
     drop(readers);
-    eventually("there is room for large listings again", || {
-        let answer = request(&http, &get("/api/kv?prefix=large/"))?;
-        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
-    });
 }
 
 #[test]
 fn ten_thousand_connections_cost_bounded_memory() {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let count = CONNECTIONS.min(allowed.saturating_sub(500));
+    let allowed = raise_files();
+    // The node keeps some for itself.
+    let count = CONNECTIONS.min(allowed.saturating_sub(3_000));
     if count < CONNECTIONS {
         println!("only {count} connections: {allowed} files may be open");
     }

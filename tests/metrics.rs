@@ -112,6 +112,11 @@ impl Page {
     }
 }
 
+/// The metrics of the node at `address`.
+pub fn page(address: &str) -> Result<Page, String> {
+    Page::parse(&request(address, &get("/metrics"))?.text())
+}
+
 fn parse_sample(line: &str) -> Result<(String, Sample), String> {
     let wrong = || format!("no sample: {line}");
     let end = line.find(['{', ' ']).ok_or_else(wrong)?;

@@ -175,7 +175,11 @@ fn the_furthest_of_several_is_chosen_and_the_damaged_one_is_not() {
     std::fs::rename(&dirs[0], &old).unwrap();
     let target = cluster.node(leader).name.clone();
     cluster.node(lagging).start();
-    eventually("it answers", || cluster.nodes[lagging - 1].status());
+    let http = cluster.nodes[lagging - 1].http.clone();
+    eventually("it has opened its data", || match request(&http, &get("/api/cluster/status"))? {
+        answer if answer.status == 200 => Ok(()),
+        answer => Err(answer.text()),
+    });
     let refused = cluster.node(lagging).join(&target, false);
     assert_eq!((refused.status, refused.problem().as_str()), (409, "cluster_mismatch"), "{refused:?}");
     let joined = cluster.node(lagging).join(&target, true);

@@ -1,7 +1,7 @@
 //! A name server on loopback with the records of a test, which may change.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -10,7 +10,7 @@ use hickory_server::{
     Server,
     proto::rr::{
         Name, RData,
-        rdata::{A, SOA, SRV},
+        rdata::{A, AAAA, SOA, SRV},
     },
     store::in_memory::InMemoryZoneHandler,
     zone_handler::{AxfrPolicy, Catalog, ZoneType},
@@ -48,16 +48,26 @@ pub fn address_record(of: &str, address: Ipv4Addr) -> Record {
     Record::from_rdata(name(of), TTL_SECONDS, RData::A(A(address)))
 }
 
+/// `of` is the host with this IPv6 address, too.
+pub fn address_record_v6(of: &str, address: Ipv6Addr) -> Record {
+    Record::from_rdata(name(of), TTL_SECONDS, RData::AAAA(AAAA(address)))
+}
+
 impl DnsServer {
     /// Serves `records`.
     pub fn start(records: &[Record]) -> Self {
+        Self::start_at("127.0.0.1:0".parse().expect("an address"), records)
+    }
+
+    /// Serves `records` at this address.
+    pub fn start_at(address: SocketAddr, records: &[Record]) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let zone = Arc::new(InMemoryZoneHandler::empty(name(ZONE), ZoneType::Primary, AxfrPolicy::Deny));
         let mut catalog = Catalog::new();
         catalog.upsert(name(ZONE).into(), vec![zone.clone()]);
         let address = runtime.block_on(async {
-            let udp = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+            let udp = UdpSocket::bind(address).await.expect("a free port");
             let address = udp.local_addr().expect("an address");
             let mut server = Server::new(catalog);
             server.register_socket(udp);

@@ -1,7 +1,7 @@
 //! Nodes find each other and form one cluster by themselves, in every way that there is, whatever happens meanwhile.
 
 mod dns;
-mod dns_server;
+pub mod dns_server;
 mod epmd;
 mod formation;
 mod gossip;

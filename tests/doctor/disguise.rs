@@ -70,7 +70,7 @@ fn disguised(cluster: &Cluster, change: impl Fn(usize, &str, &mut Value) + Send 
 }
 
 #[test]
-fn clocks_versions_lag_and_states_that_differ_are_found() {
+fn clocks_versions_lag_progress_and_states_are_findings() {
     let cluster = Cluster::start(2);
     // The second node's clock is an hour ahead, its version and its state are others, and it is far behind.
     let ends = disguised(&cluster, |index, path, answer| {
@@ -85,7 +85,9 @@ fn clocks_versions_lag_and_states_that_differ_are_found() {
         if path == "/api/cluster/status" {
             for member in answer["members"].as_array_mut().expect("members") {
                 member["lag_entries"] = 20_000.into();
+                member["stalled_ms"] = 9_000.into();
             }
+            answer["stalled"] = "nothing was committed for 4.0 s".into();
         }
     });
     let (code, clock) = until_found(&ends, &[], "clock", "ahead of that of");
@@ -98,4 +100,6 @@ fn clocks_versions_lag_and_states_that_differ_are_found() {
     assert_eq!(versions["severity"], "warning");
     assert_eq!(until_found(&ends, &[], "state", "states differ at log index").1["severity"], "error");
     assert_eq!(until_found(&ends, &[], "lag", "lacks 20000 entries").1["severity"], "warning");
+    assert_eq!(until_found(&ends, &[], "progress", "nothing was committed for 4.0 s").1["severity"], "error");
+    assert_eq!(until_found(&ends, &[], "progress", "has taken no entry of the log for 9.0 s").1["severity"], "error");
 }

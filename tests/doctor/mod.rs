@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::harness::{Cluster, binary, eventually, json, request};
 
 /// Exit code, and the document that it printed.
-fn doctor(endpoints: &[String], more: &[&str]) -> (i32, Value) {
+pub fn doctor(endpoints: &[String], more: &[&str]) -> (i32, Value) {
     let output = Command::new(binary("client"))
         .args(["--endpoints", &endpoints.join(","), "--output", "json", "doctor"])
         .args(more)
@@ -28,7 +28,7 @@ fn endpoints(cluster: &Cluster) -> Vec<String> {
 }
 
 /// The first finding of `check` that says `what`, with the rules that all findings keep.
-fn finding(report: &Value, check: &str, what: &str) -> Option<Value> {
+pub fn finding(report: &Value, check: &str, what: &str) -> Option<Value> {
     let findings = report["findings"].as_array().expect("findings");
     for finding in findings {
         for field in ["severity", "check", "what", "next"] {
@@ -40,7 +40,7 @@ fn finding(report: &Value, check: &str, what: &str) -> Option<Value> {
 }
 
 /// Asks until it finds that, and gives exit code and finding.
-fn until_found(endpoints: &[String], more: &[&str], check: &str, what: &str) -> (i32, Value) {
+pub fn until_found(endpoints: &[String], more: &[&str], check: &str, what: &str) -> (i32, Value) {
     eventually(&format!("the doctor finds {check}: {what}"), || {
         let (code, report) = doctor(endpoints, more);
         finding(&report, check, what).map(|found| (code, found)).ok_or_else(|| report.to_string())

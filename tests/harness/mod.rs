@@ -8,6 +8,7 @@ pub mod local;
 mod ports;
 pub mod python;
 mod sse;
+pub mod volume;
 
 use std::{
     collections::BTreeMap,
@@ -96,6 +97,8 @@ pub struct Node {
     pub env: BTreeMap<String, String>,
     /// The process whose mounts it sees, where they are not those of the tests.
     pub mounts_of: Option<u32>,
+    /// Files that it may open, where that is not as many as the tests may.
+    pub files_max: Option<u64>,
     child: Option<Child>,
 }
 
@@ -106,6 +109,10 @@ impl Node {
         if let Some(pid) = self.mounts_of {
             command = Command::new("nsenter");
             command.arg(format!("--mount=/proc/{pid}/ns/mnt")).arg(binary("server"));
+        }
+        if let Some(files) = self.files_max {
+            command = Command::new("sh");
+            command.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]).arg(binary("server"));
         }
         command
             .env_clear()
@@ -179,6 +186,11 @@ impl Node {
     /// Whether the process runs.
     pub fn runs(&mut self) -> bool {
         self.child.as_mut().is_some_and(|c| c.try_wait().expect("a child can be waited for").is_none())
+    }
+
+    /// The exit code of a process that ended by itself; None while it runs.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        self.child.as_mut().and_then(|c| c.try_wait().expect("a child can be waited for"))?.code()
     }
 
     /// kill -9.
@@ -303,6 +315,7 @@ impl Cluster {
             log: self.dir.path().join(format!("node{index}.log")),
             env,
             mounts_of: None,
+            files_max: None,
             child: None,
         });
         self.nodes.last_mut().expect("just added")
