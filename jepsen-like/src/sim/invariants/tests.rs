@@ -119,7 +119,8 @@ fn log_contiguous() {
 
 #[test]
 fn a_truncation_under_way_when_the_log_ended_may_have_reached_the_disk() {
-    let before = Observation { committed: None, applied: None, state_applied: None, ..follower(2, 1, 3) };
+    let before =
+        Observation { committed: None, applied: None, state_applied: None, persisted_index: None, ..follower(2, 1, 3) };
     let restarted = |last: u64| Observation {
         life: 99,
         last: Some(at(1, last)),
@@ -178,10 +179,12 @@ fn durable_survives() {
         committed: None,
         applied: None,
         state_applied: None,
+        persisted_index: None,
         ..follower(2, 1, 3)
     };
     assert_eq!(broken(&[follower(2, 1, 3), lost.clone()]), Some("durable-survives"));
-    let not_yet = Observation { durable: 3, applied: None, state_applied: None, ..follower(2, 1, 3) };
+    let not_yet =
+        Observation { durable: 3, applied: None, state_applied: None, persisted_index: None, ..follower(2, 1, 3) };
     assert_eq!(broken(&[not_yet, lost]), None, "what was not durable may be lost");
 }
 
