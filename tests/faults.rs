@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::{binary, skipped};
 
 /// Operations that a run must have done at least: how many it does in its seconds says only how fast the machine is.
-const OPERATIONS_MIN: u64 = 20;
+const OPERATIONS_MIN: u64 = 10;
 
 fn suite(args: &[&str]) -> Output {
     let mut command = Command::new(binary("jepsen-like"));
