@@ -242,7 +242,7 @@ impl Place {
         true
     }
 
-    /// Room and table change in one step, so that whoever counts what is missing counts right.
+    /// Room and table change in one step, so that a count of what is missing is right.
     fn add(&mut self, table: &mut Table, more: OwnedSemaphorePermit) {
         let kib = more.num_permits();
         table.taken += kib;
