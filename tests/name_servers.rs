@@ -154,6 +154,13 @@ fn without_any_name_server_writes_and_failover_go_on() {
     write(&cluster.nodes[new - 1], "after");
     let read = request(&cluster.nodes[new - 1].http, &get("/api/kv/before")).expect("an answer");
     assert_eq!(read.status, 200, "{read:?}");
+    // A node that starts now can look nobody up, and is found by the others.
+    cluster.node(old).start();
+    eventually("the restarted node is ready", || {
+        let ready = request(&cluster.nodes[old - 1].http, &get("/health/ready"))?;
+        if ready.status == 200 { Ok(()) } else { Err(ready.text()) }
+    });
+    write(&cluster.nodes[old - 1], "restarted");
 }
 
 /// A listening port whose queue of connections is full: attempts to connect are dropped, as behind a firewall.

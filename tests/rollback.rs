@@ -29,6 +29,15 @@ fn keep_copy(cluster: &mut Cluster, index: usize) {
     cluster.wait_formed(3);
 }
 
+/// Waits until node `index` has on disk that node `id` started `start` times.
+fn wait_start_remembered(cluster: &Cluster, index: usize, id: &str, start: u64) {
+    let remembered = format!("a member's start is remembered node={id} start={start}");
+    eventually("the start is remembered", || {
+        let log = cluster.nodes[index - 1].logged();
+        if log.contains(&remembered) { Ok(()) } else { Err(log) }
+    });
+}
+
 /// Puts back the whole copied directory of a node that does not run.
 fn put_back(data: &Path) {
     std::fs::remove_dir_all(data).expect("it is there");
@@ -59,6 +68,7 @@ fn a_follower_on_an_old_directory_comes_back_as_new() {
     let victim = cluster.other_than(leader);
     let before = id_of(&cluster, leader, victim).expect("it votes");
     keep_copy(&mut cluster, victim);
+    wait_start_remembered(&cluster, leader, &before, 2);
     write(&mut cluster, leader, "w");
     cluster.node(victim).kill();
     put_back(&cluster.node(victim).data);
@@ -76,6 +86,7 @@ fn a_follower_that_lost_log_entries_comes_back_as_new() {
     let before = id_of(&cluster, leader, victim).expect("it votes");
     keep_copy(&mut cluster, victim);
     write(&mut cluster, leader, "w");
+    cluster.wait_same_hash(&[1, 2, 3]);
     cluster.node(victim).kill();
     put_storage_back(&cluster.node(victim).data);
     let pid = cluster.node(leader).pid();
@@ -92,7 +103,9 @@ fn a_majority_that_lost_entries_is_not_formed_with_an_old_directory() {
     let leader = cluster.leader();
     let rolled_back = cluster.other_than(leader);
     let away = 6 - leader - rolled_back;
+    let id = id_of(&cluster, leader, rolled_back).expect("it votes");
     keep_copy(&mut cluster, rolled_back);
+    wait_start_remembered(&cluster, away, &id, 2);
     cluster.wait_same_hash(&[1, 2, 3]);
     cluster.node(away).kill();
     write(&mut cluster, leader, "w");

@@ -95,6 +95,13 @@ impl<T: Transport> Dialer<T> {
         }
     }
 
+    /// The node that listens at `address` connected from `from`, and proved who it is.
+    pub fn note_source(&self, address: &str, from: SocketAddr) {
+        if let Some((host, _)) = split(address).filter(|(host, _)| host.parse::<IpAddr>().is_err()) {
+            self.names.note_source(host, from);
+        }
+    }
+
     /// What the resolver did for the host of `address`, if that is a name for which no address is known.
     pub fn unresolved(&self, address: &str) -> Option<String> {
         let (host, _) = split(address)?;
@@ -117,7 +124,7 @@ impl<T: Transport> Dialer<T> {
 
     async fn dial_name(&self, host: &str, port: u16) -> io::Result<Dialed<T::Stream>> {
         let known = self.names.look_up(host);
-        let mut running = known.running;
+        let (mut running, mut sources) = (known.running, known.sources);
         let resolve_until = Instant::now() + RESOLVE_TIMEOUT;
         let mut race = Race {
             dialer: self,
@@ -146,6 +153,7 @@ impl<T: Transport> Dialer<T> {
                     running = None;
                     race.add(self.names.known(host).addresses);
                 }
+                Ok(()) = sources.changed() => race.add(self.names.known(host).addresses),
                 () = tokio::time::sleep_until(race.next_at), if !race.untried.is_empty() => {}
                 () = tokio::time::sleep_until(resolve_until), if idle => return Err(self.failed(host, race.failures)),
             }
@@ -292,6 +300,21 @@ mod tests {
             assert!(route.is_ok() && took < ATTEMPT_DELAY, "{took:?}");
         }
         assert_eq!(fake.lookups(), 2, "the second has waited ever since");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_any_answer_a_node_is_dialed_where_it_connected_from() {
+        let fake = Fake::default();
+        fake.answer(Duration::from_secs(60), Err("no name server answers"));
+        fake.react("10.0.0.2:9", Reaction::Accept(SOON));
+        let dialer = Dialer::new(fake.clone());
+        let connected = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            dialer.note_source("n2:9", "10.0.0.2:4711".parse().unwrap());
+        };
+        let ((route, took), ()) = tokio::join!(timed(&dialer, "n2:9"), connected);
+        assert_eq!(route.unwrap().address.to_string(), "10.0.0.2:9");
+        assert!(took < Duration::from_secs(2), "the attempt that waited uses it: {took:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -195,7 +195,7 @@ impl<S: Service> Shared<S> {
             return Ok(None);
         }
         tokio::select! {
-            seat = self.service.admits(peer.clone(), from.to_string()) => seat,
+            seat = self.service.admits(peer.clone(), from) => seat,
             () = self.shutdown.cancelled() => Ok(None),
         }
     }

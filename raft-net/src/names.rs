@@ -5,6 +5,8 @@
 //! answer is kept for as long as the process lives. A kept answer is used at once while the next look-up runs, also when it
 //! is old: the handshake checks which node answers at an address.
 //!
+//! A node that starts while no name server answers has no earlier answer. It learns the other nodes' addresses as they connect.
+//!
 //! Invariants: at most one look-up of a name runs; at most [`LOOKUPS_MAX`] run at a time; at most [`NAMES_KEPT_MAX`] names
 //! are kept; a failed look-up never takes an answer back.
 
@@ -63,6 +65,10 @@ struct Entry {
     confirmed: Option<SocketAddr>,
     /// Where the last connection led to no node, or to another one.
     refuted: Option<SocketAddr>,
+    /// Where the node of that name connected from last.
+    source: Option<SocketAddr>,
+    /// Changes when `source` does.
+    sources: watch::Sender<()>,
     used: u64,
 }
 
@@ -96,6 +102,8 @@ pub(crate) struct Known {
     pub(crate) addresses: Vec<SocketAddr>,
     /// Changes, or closes, when the look-up that runs has ended.
     pub(crate) running: Option<watch::Receiver<()>>,
+    /// Changes when the node connects from an address that was not known.
+    pub(crate) sources: watch::Receiver<()>,
 }
 
 impl<T: Transport> Names<T> {
@@ -142,6 +150,16 @@ impl<T: Transport> Names<T> {
         entry.confirmed = entry.confirmed.filter(|confirmed| *confirmed != address);
     }
 
+    /// The node at `host` connected from `address`, and proved who it is: a last resort while the name cannot be resolved.
+    pub(crate) fn note_source(&self, host: &str, address: SocketAddr) {
+        let address = Some(without_port(address));
+        let mut kept = self.0.kept.lock();
+        let entry = kept.entry(host);
+        if std::mem::replace(&mut entry.source, address) != address {
+            entry.sources.send_replace(());
+        }
+    }
+
     /// What the resolver did for `host`, in words.
     pub(crate) fn describe(&self, host: &str) -> String {
         let mut kept = self.0.kept.lock();
@@ -184,8 +202,12 @@ impl Kept {
 impl Entry {
     fn known(&self) -> Known {
         let answer = self.answer.as_ref().map_or(&[][..], |answer| &answer.addresses);
-        let addresses = preferred(answer, self.confirmed, self.refuted);
-        Known { addresses, running: self.running.as_ref().map(|running| running.done.clone()) }
+        let mut addresses = preferred(answer, self.confirmed, self.refuted);
+        if addresses.is_empty() {
+            addresses.extend(self.source);
+        }
+        let running = self.running.as_ref().map(|running| running.done.clone());
+        Known { addresses, running, sources: self.sources.subscribe() }
     }
 
     fn finish(&mut self, host: &str, began: Instant, found: io::Result<Vec<SocketAddr>>) {
@@ -340,6 +362,27 @@ mod tests {
         let text = names.describe("n1");
         assert!(text.contains("the look-up of n1 failed after 10.0 s: no name server answers"), "{text}");
         assert!(text.contains("n1 was last resolved 273"), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_a_node_connects_from_is_used_until_its_name_is_resolved() {
+        let fake = Fake::default();
+        fake.answer(Duration::from_secs(10), Err("no name server answers"));
+        fake.answer(Duration::ZERO, Ok(&["10.0.0.1"]));
+        let names = Names::new(fake.clone());
+        let mut known = names.look_up("n1");
+        assert!(known.addresses.is_empty());
+        names.note_source("n1", "10.0.0.9:4711".parse().unwrap());
+        known.sources.changed().await.unwrap();
+        assert_eq!(names.known("n1").addresses, [socket("10.0.0.9")]);
+        names.note_source("n1", "10.0.0.9:4712".parse().unwrap());
+        assert!(!known.sources.has_changed().unwrap(), "the address is known");
+        ended(&names, "n1").await;
+        assert_eq!(names.known("n1").addresses, [socket("10.0.0.9")], "the look-up failed");
+        tokio::time::advance(LOOKUP_INTERVAL_MIN).await;
+        names.look_up("n1");
+        ended(&names, "n1").await;
+        assert_eq!(names.known("n1").addresses, [socket("10.0.0.1")]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! The side of the network that asks: one connection for each peer and purpose, made when it is needed.
 
-use std::{collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hexkv_store::{NodeId, driver::Driver, raft_types::Vote};
 use parking_lot::{Mutex, RwLock};
@@ -298,6 +298,13 @@ impl<T: Transport> Network<T> {
     /// [`Refusal::CopiedNode`], [`Refusal::RolledBack`].
     pub async fn admit(&self, peer: &PeerIdentity, from: &str) -> Result<Option<Seat>, Refusal> {
         self.pool.connector.admit(peer, from, false).await
+    }
+
+    /// `peer`, which was admitted, connected from `from`: it is tried there while its name cannot be resolved.
+    pub fn note_source(&self, peer: &PeerIdentity, from: SocketAddr) {
+        if let Some(address) = self.pool.addresses.get(peer.node_id) {
+            self.dialer().note_source(&address, from);
+        }
     }
 
     /// The last refusal of this node by a member that proved the cookie.

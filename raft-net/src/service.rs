@@ -1,6 +1,6 @@
 //! What a node offers to others.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use futures_util::future::BoxFuture;
 use hexkv_store::{TypeConfig, driver::Driver, fs::SharedFs, snapshot::SnapshotFile};
@@ -35,7 +35,7 @@ pub trait Service: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why it is refused.
-    fn admits(&self, peer: PeerIdentity, from: String) -> BoxFuture<'static, Result<Option<Seat>, Refusal>> {
+    fn admits(&self, peer: PeerIdentity, from: SocketAddr) -> BoxFuture<'static, Result<Option<Seat>, Refusal>> {
         let _ = (peer, from);
         Box::pin(std::future::ready(Ok(None)))
     }

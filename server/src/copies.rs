@@ -108,8 +108,8 @@ pub async fn watch_cuts(node: Arc<Node>, mut cut: watch::Receiver<Option<Cut>>, 
     }
 }
 
-/// Keeps on disk which start of each member was seen last, until the node stops; `saved` is there already. A member that comes back with an older data
-/// directory is recognized after a restart of this node, too.
+/// Keeps on disk which start of each member was seen last, until the node stops; `saved` is there already. A member that comes
+/// back with an older data directory is recognized after a restart of this node, too.
 pub async fn keep_starts(node: Arc<Node>, mut saved: Vec<SeenStart>) {
     let mut changes = node.network.starts_changed();
     changes.mark_changed();
@@ -124,7 +124,16 @@ pub async fn keep_starts(node: Arc<Node>, mut saved: Vec<SeenStart>) {
         }
         let stored = node.data.lock().await.store_starts(&starts);
         match stored {
-            Ok(()) => saved = starts,
+            Ok(()) => {
+                for start in starts.iter().filter(|start| !saved.contains(start)) {
+                    tracing::info!(
+                        node = format_args!("{:016x}", start.node_id),
+                        start = start.incarnation,
+                        "a member's start is remembered"
+                    );
+                }
+                saved = starts;
+            }
             Err(e) => {
                 tracing::warn!(error = %e, "the starts of other members were not saved; it is tried again");
                 tokio::time::sleep(SAVE_RETRY).await;

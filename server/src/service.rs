@@ -1,6 +1,6 @@
 //! What this node answers to other nodes.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use hexkv_raft_net::{
@@ -58,9 +58,14 @@ impl Service for NodeService {
         self.0.core().is_none_or(|core| core.answers_votes())
     }
 
-    fn admits(&self, peer: PeerIdentity, from: String) -> BoxFuture<'static, Result<Option<Seat>, Refusal>> {
+    fn admits(&self, peer: PeerIdentity, from: SocketAddr) -> BoxFuture<'static, Result<Option<Seat>, Refusal>> {
         let network = self.0.network.clone();
-        async move { network.admit(&peer, &from).await }.boxed()
+        let admitted = async move {
+            let seat = network.admit(&peer, &from.to_string()).await?;
+            network.note_source(&peer, from);
+            Ok(seat)
+        };
+        admitted.boxed()
     }
 
     fn refused(&self, refusal: &Refusal) {

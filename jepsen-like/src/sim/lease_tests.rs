@@ -11,7 +11,7 @@ use crate::history::{Kind, Mode};
 const KEY: &str = "r0";
 
 /// Asks node `index`, and waits for the answer.
-fn ask(cluster: &mut Cluster, index: usize, request: Request) -> Answer {
+pub(super) fn ask(cluster: &mut Cluster, index: usize, request: Request) -> Answer {
     let number = cluster.now_ms();
     assert!(cluster.hosts[index].submit(number, request, None), "node {index} runs");
     until(cluster, "an answer", |c| c.answers.borrow().iter().any(|(n, _)| *n == number));
@@ -20,7 +20,7 @@ fn ask(cluster: &mut Cluster, index: usize, request: Request) -> Answer {
     answers.swap_remove(at).1
 }
 
-fn write(cluster: &mut Cluster, index: usize, value: u64) {
+pub(super) fn write(cluster: &mut Cluster, index: usize, value: u64) {
     let answer = ask(cluster, index, Request::Write { key: KEY.into(), value, digits: 0 });
     assert_eq!(answer.kind, Kind::Ok, "{answer:?}");
 }

@@ -47,6 +47,8 @@ mod judge;
 mod lease_tests;
 pub mod links;
 mod lost_quorum;
+#[cfg(test)]
+mod names_tests;
 pub mod nemesis;
 mod observe;
 pub mod parent;
