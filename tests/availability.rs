@@ -54,13 +54,13 @@ struct Asker {
 }
 
 /// Clients of some nodes: a writer and a reader of linearizable values for each.
-struct Askers {
+pub struct Askers {
     stop: Arc<AtomicBool>,
     all: Vec<Asker>,
 }
 
 impl Askers {
-    fn start(addresses: &[String]) -> Self {
+    pub fn start(addresses: &[String]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let all = addresses
             .iter()
@@ -78,7 +78,7 @@ impl Askers {
     }
 
     /// Waits until every client succeeded `more` times again.
-    fn wait_for(&self, more: u64) {
+    pub fn wait_for(&self, more: u64) {
         let before: Vec<u64> = self.all.iter().map(|asker| asker.done.load(Ordering::Relaxed)).collect();
         for (asker, before) in self.all.iter().zip(before) {
             eventually("every client succeeds", || {
@@ -94,7 +94,7 @@ impl Askers {
     }
 
     /// Ends the clients, prints the gaps, and holds them to the bounds.
-    fn judge(mut self, fault: &str) {
+    pub fn judge(mut self, fault: &str) {
         self.stop.store(true, Ordering::Relaxed);
         for asker in std::mem::take(&mut self.all) {
             let longest = asker.longest.join().expect("a client panicked");

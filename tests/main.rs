@@ -36,6 +36,7 @@ mod membership;
 mod metrics;
 mod mounts;
 mod name_servers;
+mod one_client;
 mod open_files;
 mod openapi;
 mod rebuild;

@@ -97,23 +97,30 @@ fn a_follower_that_lost_log_entries_comes_back_as_new() {
     assert!(cluster.node(leader).runs() && cluster.node(leader).pid() == pid);
 }
 
-#[test]
-fn a_majority_that_lost_entries_is_not_formed_with_an_old_directory() {
-    let mut cluster = Cluster::start(3);
+/// A leader and a follower acknowledge writes while the third node is away. Then the leader dies, `put` rolls the follower back, and
+/// the other two start. Returns the leader, the follower and the third node.
+fn roll_back_while_one_is_away(cluster: &mut Cluster, put: fn(&Path)) -> (usize, usize, usize) {
     let leader = cluster.leader();
     let rolled_back = cluster.other_than(leader);
     let away = 6 - leader - rolled_back;
-    let id = id_of(&cluster, leader, rolled_back).expect("it votes");
-    keep_copy(&mut cluster, rolled_back);
-    wait_start_remembered(&cluster, away, &id, 2);
+    let id = id_of(cluster, leader, rolled_back).expect("it votes");
+    keep_copy(cluster, rolled_back);
+    wait_start_remembered(cluster, away, &id, 2);
     cluster.wait_same_hash(&[1, 2, 3]);
     cluster.node(away).kill();
-    write(&mut cluster, leader, "w");
+    write(cluster, leader, "w");
     cluster.node(leader).kill();
     cluster.node(rolled_back).kill();
-    put_back(&cluster.node(rolled_back).data);
+    put(&cluster.node(rolled_back).data);
     cluster.node(rolled_back).start();
     cluster.node(away).start();
+    (leader, rolled_back, away)
+}
+
+#[test]
+fn a_majority_that_lost_entries_is_not_formed_with_an_old_directory() {
+    let mut cluster = Cluster::start(3);
+    let (leader, rolled_back, _) = roll_back_while_one_is_away(&mut cluster, put_back);
     eventually("the node that was away refuses the old directory", || {
         let log = cluster.nodes[rolled_back - 1].logged();
         if log.contains("the data directory is an old one") { Ok(()) } else { Err(log) }
@@ -130,18 +137,7 @@ fn a_majority_that_lost_entries_is_not_formed_with_an_old_directory() {
 #[test]
 fn a_log_cut_below_what_was_applied_is_rebuilt_at_once() {
     let mut cluster = Cluster::start(3);
-    let deposed = cluster.leader();
-    let rolled_back = cluster.other_than(deposed);
-    let away = 6 - deposed - rolled_back;
-    keep_copy(&mut cluster, rolled_back);
-    cluster.wait_same_hash(&[1, 2, 3]);
-    cluster.node(away).kill();
-    write(&mut cluster, deposed, "w");
-    cluster.node(deposed).kill();
-    cluster.node(rolled_back).kill();
-    put_storage_back(&cluster.node(rolled_back).data);
-    cluster.node(rolled_back).start();
-    cluster.node(away).start();
+    let (deposed, _, away) = roll_back_while_one_is_away(&mut cluster, put_storage_back);
     // A majority of two, of which one lost its entries without a trace.
     cluster.wait_formed(3);
     let before = id_of(&cluster, away, deposed).expect("it votes");

@@ -38,13 +38,20 @@ impl Node {
     /// node id. Returns once the membership that includes this node is committed.
     pub async fn join(self: &Arc<Self>, target: &str, discard_local_data: bool) -> Result<(), Error> {
         let target: Target = target.parse().map_err(|e| Error::invalid(format!("{e}")))?;
+        // Before the look-up, which takes its time: there is one at most, however many requests come.
+        let _turn = self.lifecycle.try_lock().map_err(|_| busy())?;
         let address = self.naming.resolve(&target).await.map_err(|e| Error::invalid(format!("cannot join: {e}")))?;
-        self.join_at(address, discard_local_data).await
+        self.join_in_turn(address, discard_local_data).await
     }
 
     /// As [`Self::join`], with the `host:port` of a raft port.
     pub async fn join_at(self: &Arc<Self>, address: String, discard_local_data: bool) -> Result<(), Error> {
         let _turn = self.lifecycle.try_lock().map_err(|_| busy())?;
+        self.join_in_turn(address, discard_local_data).await
+    }
+
+    /// As [`Self::join_at`], for a caller that holds `lifecycle`.
+    async fn join_in_turn(self: &Arc<Self>, address: String, discard_local_data: bool) -> Result<(), Error> {
         let (answerer, info) = self.ask_cluster(&address).await?;
         let cluster_id = self.may_join(&answerer, &info, discard_local_data).await?;
         let intent = JoinIntent { node_id: fresh_node_id(), cluster_id, target: address };

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use hexkv_raft_net::transport;
+use hexkv_raft_net::{CONNECT_TIMEOUT, RESOLVE_TIMEOUT, transport};
 use hexkv_store::{command, dedupe, lease, member::MEMBERS_MAX};
 
 use crate::{bodies, client_connection, core, events, http_server, node, transfers, watch};
@@ -78,6 +78,12 @@ pub const FIXED_LIMITS: &[(&str, u64, &str)] = &[
         "unacknowledged_max_ms",
         transport::UNACKNOWLEDGED_MAX.as_millis() as u64,
         "ms without an answer to probes or to what was sent, after which a connection ends",
+    ),
+    ("connect_timeout_ms", CONNECT_TIMEOUT.as_millis() as u64, "ms to connect to one address of another node"),
+    (
+        "resolve_timeout_ms",
+        RESOLVE_TIMEOUT.as_millis() as u64,
+        "ms to wait for the first answer about another node's name",
     ),
     ("answers_bytes_max", node::ANSWERS_BYTES_MAX as u64, "bytes of large answers being sent, beyond which 429"),
     ("checks_max", node::CHECKS_MAX as u64, "checks (`client doctor`) at a time"),
