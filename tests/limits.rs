@@ -234,6 +234,13 @@ fn connections_beyond_the_limit_are_told_so() {
         let told = refused.starts_with("HTTP/1.1 429") && refused.contains("Retry-After: 1");
         if told && refused.contains("overloaded") { Ok(()) } else { Err(refused) }
     });
+    // A supervisor that ended the process would make it worse.
+    let alive = request(&http, &get("/health/live")).expect("an answer");
+    assert_eq!((alive.status, alive.json()["status"].as_str()), (200, Some("ok")), "{alive:?}");
+    for other in [get("/health/ready"), put("/api/kv/k", "v"), get("/health/live/x")] {
+        let refused = request(&http, &other).expect("an answer");
+        assert_eq!((refused.status, refused.problem().as_str()), (429, "overloaded"), "{refused:?}");
+    }
     drop(held);
     eventually("there is room again", || {
         let answer = request(&http, &get("/health/live"))?;

@@ -96,7 +96,6 @@ fn one_client_at_every_limit_stops_no_other() {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     let others = [cluster.node(2).http.clone(), cluster.node(3).http.clone()];
-    let askers = Askers::start(&others);
     let counts = json!({ "success": vec![json!({"op": "list", "prefix": "m/", "count_only": true}); 100] }).to_string();
     let get_head = |path: &str| (format!("GET {path} HTTP/1.1"), String::new());
     let typed = "Content-Type: application/json";
@@ -133,11 +132,11 @@ fn one_client_at_every_limit_stops_no_other() {
         ("connections", &|| held(&node, CONNECTIONS_MAX + 500, |_| get_head("/api/kv/slow"))),
     ];
     for (limit, reach) in steps {
+        let askers = Askers::start(&others);
         reach();
         askers.wait_for(1);
-        println!("{limit}: others go on");
+        askers.judge(limit);
         serves(&node);
     }
-    askers.judge("one client at every limit");
     cluster.wait_same_hash(&[1, 2, 3]);
 }

@@ -4,7 +4,8 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    http::{HeaderValue, Request, header},
+    body::Body,
+    http::{HeaderValue, Request, StatusCode, header},
 };
 use hexkv_client::api::Code;
 use hexkv_raft_net::transport::{Accepted, Listener};
@@ -14,7 +15,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
 };
 use tokio::{
-    io::{AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
@@ -29,10 +30,16 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// A client that takes nothing of its answer for so long is cut off.
 pub const ANSWER_TAKEN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Connections beyond the limit that are told so at a time; further ones are closed without a word.
+/// Connections beyond the limit that are answered at a time; further ones are closed without an answer.
 const REFUSALS_MAX: usize = 64;
-/// Longest time for telling one.
+/// Longest wait for the request line of one.
+const REFUSED_LINE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Bytes of such a request that are looked at.
+const REFUSED_LINE_BYTES_MAX: usize = 1024;
+/// Longest time for the answer to one.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// What supervisors ask, and end a process by: it is answered beyond the limit of connections, too.
+const LIVENESS: &str = "/health/live";
 /// After the listener failed to accept (out of file descriptors), it waits so long.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// Time between two log lines about such failures.
@@ -83,7 +90,7 @@ pub async fn serve(
         };
         let Ok(permit) = room.clone().try_acquire_owned() else {
             if let Ok(permit) = refusals.clone().try_acquire_owned() {
-                tokio::spawn(refuse(stream, permit));
+                tokio::spawn(refuse(stream, router.clone(), permit));
             }
             continue;
         };
@@ -168,21 +175,51 @@ async fn next_connection<L: Listener>(
     }
 }
 
-/// Tells a client that there is no room for its connection, whatever it was about to ask, and closes it.
-async fn refuse(mut stream: impl AsyncWrite + Unpin, permit: OwnedSemaphorePermit) {
-    let detail = "this node has as many connections as it takes; nothing was changed. Retry, or ask another node";
-    let problem = Error::new(Code::Overloaded, detail).problem();
-    let body = serde_json::to_string(&problem).expect("a problem document is plain data");
-    let answer = format!(
-        "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let told = async {
+/// Answers the only request of a connection beyond the limit, and closes it: that this node lives, or that there is no room.
+async fn refuse(mut stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, permit: OwnedSemaphorePermit) {
+    let line = tokio::time::timeout(REFUSED_LINE_TIMEOUT, request_line(&mut stream)).await.unwrap_or_default();
+    let answered = async {
+        let answer = if line.starts_with(&format!("GET {LIVENESS} ")) { liveness(router).await } else { no_room() };
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await
     };
-    if !matches!(tokio::time::timeout(REFUSAL_TIMEOUT, told).await, Ok(Ok(()))) {
-        tracing::debug!("a connection beyond the limit was closed before it was told why");
+    if !matches!(tokio::time::timeout(REFUSAL_TIMEOUT, answered).await, Ok(Ok(()))) {
+        tracing::debug!("a connection beyond the limit was closed before it was answered");
     }
     drop(permit);
+}
+
+/// What arrives up to the end of the first line.
+async fn request_line(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let (mut bytes, mut filled) = ([0; REFUSED_LINE_BYTES_MAX], 0);
+    while filled < bytes.len() && !bytes[..filled].contains(&b'\n') {
+        match stream.read(&mut bytes[filled..]).await {
+            Ok(read @ 1..) => filled += read,
+            Ok(0) | Err(_) => break,
+        }
+    }
+    String::from_utf8_lossy(&bytes[..filled]).into_owned()
+}
+
+async fn liveness(mut router: Router) -> String {
+    let request = Request::get(LIVENESS).body(Body::empty()).expect("a valid request");
+    let Ok(answer) = router.call(request).await;
+    let status = answer.status();
+    let body = axum::body::to_bytes(answer.into_body(), HEAD_BYTES_MAX).await.unwrap_or_default();
+    closing(status, "application/json", "", &String::from_utf8_lossy(&body))
+}
+
+fn no_room() -> String {
+    let detail = "this node has as many connections as it takes; nothing was changed. Retry, or ask another node";
+    let problem = Error::new(Code::Overloaded, detail).problem();
+    let body = serde_json::to_string(&problem).expect("a problem document is plain data");
+    closing(StatusCode::TOO_MANY_REQUESTS, "application/problem+json", "Retry-After: 1\r\n", &body)
+}
+
+/// The last answer on a connection.
+fn closing(status: StatusCode, content_type: &str, headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n{headers}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
 }
