@@ -188,7 +188,7 @@ fn a_power_cut_of_all_nodes_loses_nothing_acknowledged() {
 }
 
 #[test]
-fn a_follower_with_a_full_disk_holds_up_nobody_and_heals() {
+fn a_follower_with_a_full_disk_delays_no_other_node_and_heals() {
     let mut nodes = cluster(3);
     let mut all = write(&nodes, 0, 60, |_| false);
     let full = (leader(&nodes) + 1) % nodes.len();

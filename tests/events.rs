@@ -214,7 +214,7 @@ fn one_reader_too_many_takes_the_place_of_the_oldest() {
     }
     for oldest in &mut all[..2] {
         state(oldest);
-        let closed = until(oldest, "it is told why it ends", |event| event.name == "closed");
+        let closed = until(oldest, "it learns why it ends", |event| event.name == "closed");
         let reason = closed.data["reason"].as_str().expect("a reason");
         assert!(reason.contains("connect again"), "{reason}");
         assert!(matches!(oldest.next(), Ok(None)), "its stream ends");

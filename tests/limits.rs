@@ -225,7 +225,7 @@ fn a_head_that_trickles_and_a_connection_that_idles_are_cut_off() {
 }
 
 #[test]
-fn connections_beyond_the_limit_are_told_so() {
+fn connections_beyond_the_limit_are_refused() {
     let mut cluster = Cluster::start_with(1, &[("CONNECTIONS_MAX", "5")]);
     let http = cluster.node(1).http.clone();
     let held: Vec<TcpStream> = (0..5).map(|_| connect(&http)).collect();

@@ -154,7 +154,7 @@ fn without_any_name_server_writes_and_failover_go_on() {
     write(&cluster.nodes[new - 1], "after");
     let read = request(&cluster.nodes[new - 1].http, &get("/api/kv/before")).expect("an answer");
     assert_eq!(read.status, 200, "{read:?}");
-    // A node that starts now can look nobody up, and is found by the others.
+    // A node that starts now can look up no name, and is found by the others.
     cluster.node(old).start();
     eventually("the restarted node is ready", || {
         let ready = request(&cluster.nodes[old - 1].http, &get("/health/ready"))?;

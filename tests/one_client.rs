@@ -23,7 +23,7 @@ const HOLD: Duration = Duration::from_secs(3);
 const FLOODING: usize = 8;
 const AHEAD: usize = 64;
 
-/// Begins a request whose answer nobody reads.
+/// Begins a request whose answer is not read.
 fn begin(address: &str, head: &str, body: &str) -> TcpStream {
     let mut stream = connect(address);
     let length =

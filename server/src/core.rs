@@ -250,7 +250,7 @@ impl Core {
                 Ok(why) = log.wait_for(Option::is_some) => why.clone(),
                 Ok(why) = state.wait_for(Option::is_some) => why.clone(),
             };
-            // It may have been told to end between the first branch above and this one: then it did so on purpose.
+            // It may have been asked to end between the first branch above and this one: then it did so on purpose.
             why.filter(|_| !cancel.is_cancelled())
         }
     }

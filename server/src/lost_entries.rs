@@ -8,7 +8,7 @@ use openraft::async_runtime::WatchReceiver;
 
 use crate::{copies, core::Core, node::Node};
 
-/// Compares this node's log with what the leader was told that it holds, and has this node rebuilt where entries are missing.
+/// Compares this node's log with what it acknowledged to the leader, and has this node rebuilt where entries are missing.
 ///
 /// What a node acknowledged under one leader may be cut only under another one. So the comparison counts only while the vote stays.
 pub async fn compare_with_leader(node: &Arc<Node>, core: &Core, timeout: Duration) {

@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         supervisor.serving();
         running.until(stop).await
     });
-    // From here on nothing is waited for but this function's own end, and for that only so long.
+    // From here on nothing is waited for but this function's own end, and for that only for a bounded time.
     let code = if result.is_ok() { 0 } else { EXIT_FAILED };
     supervisor.end_within(END_TIMEOUT, code);
     match result {

@@ -229,7 +229,7 @@ async fn step_down(node: &Node, core: &Core, told: &ClusterInfo) {
                 "deposed unawares; this node leads no more"
             );
         }
-        Ok(Err(e)) => tracing::warn!(error = %e, "Raft was not told that this node leads no more; it is tried again"),
+        Ok(Err(e)) => tracing::warn!(error = %e, "Raft did not learn that this node leads no more; it is tried again"),
     }
 }
 

@@ -329,8 +329,8 @@ impl Node {
         {
             // The newer of the two lists: a node that the leader does not reach has an old one.
             let outside = self.outside.read();
-            let newer = outside.as_ref().filter(|told| told.applied_index >= local.applied_index);
-            let members = newer.map_or(&local.members, |told| &told.members);
+            let newer = outside.as_ref().filter(|seen| seen.applied_index >= local.applied_index);
+            let members = newer.map_or(&local.members, |seen| &seen.members);
             for member in members.iter().filter(|m| m.node_id != core.id) {
                 self.network.address_book().set(member.node_id, member.raft.clone());
             }

@@ -43,7 +43,7 @@ pub enum Reading {
 /// What a transaction reads.
 #[derive(Debug, PartialEq, Eq)]
 enum Estimate {
-    /// At most so many keys, or bytes that take as long.
+    /// At most this many keys, or bytes that take as long.
     Keys(u64),
     /// More than it may.
     TooMuch(Refusal),

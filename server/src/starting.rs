@@ -1,7 +1,7 @@
 //! What the HTTP port answers while the node opens its data: that the process lives, and how far it is.
 //!
 //! A large log takes minutes to read, a large state to make again. Connections that merely hang meanwhile look like a dead
-//! node to whoever watches it.
+//! node to all that watch it.
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 

@@ -165,7 +165,7 @@ async fn end_in_time(mut ending: watch::Receiver<Option<Ending>>) {
     }
 }
 
-/// Logs by a thread of its own, and waits for it only so long.
+/// Logs by a thread of its own, and waits for it for a bounded time.
 fn log_in_time(line: impl FnOnce() + Send + 'static) {
     let (done, logged) = mpsc::channel();
     let logging = thread::Builder::new().name("last-words".into()).spawn(move || {

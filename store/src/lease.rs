@@ -13,7 +13,7 @@ use crate::{
 
 /// Most leases of a cluster.
 pub const LEASES_MAX: usize = 1_000_000;
-/// Of these, so many are kept for each [`LeaseKind`]: whatever one kind takes, there is room for the first leases of each
+/// Of these, this many are kept for each [`LeaseKind`]: whatever one kind takes, there is room for the first leases of each
 /// other one. Puts with a time to live do not stop locks, locks do not stop names.
 pub const LEASES_KEPT_PER_KIND: usize = 50_000;
 /// Shortest time to live, in milliseconds: shorter ones would end by an election.

@@ -1,4 +1,4 @@
-//! A network of tests: a resolver and addresses that behave as they are told to, in paused time.
+//! A network of tests: a resolver and addresses that behave as a test says, in paused time.
 
 use std::{
     collections::{BTreeMap, VecDeque},

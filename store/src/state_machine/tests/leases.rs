@@ -239,9 +239,9 @@ proptest! {
 }
 
 #[derive(Debug, Default)]
-struct Told(Mutex<Vec<(u64, bool)>>);
+struct Noted(Mutex<Vec<(u64, bool)>>);
 
-impl LeaseObserver for Told {
+impl LeaseObserver for Noted {
     fn granted(&self, record: LeaseRecord) {
         self.0.lock().push((record.id, true));
     }
@@ -255,8 +255,8 @@ impl LeaseObserver for Told {
 fn an_observer_is_told_of_what_happened_and_of_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let mut fixture = Fixture::manual(dir.path(), EngineKind::Memory);
-    let told = Arc::new(Told::default());
-    fixture.state.observe_leases(told.clone());
+    let noted = Arc::new(Noted::default());
+    fixture.state.observe_leases(noted.clone());
     for ops in [
         vec![Op::Grant(3, false)],
         vec![Op::Grant(1, false), Op::Grant(3, false)],
@@ -268,18 +268,18 @@ fn an_observer_is_told_of_what_happened_and_of_nothing_else() {
     }
     fixture.run(&Command::ExpireLeases { ids: vec![2], term: TERM + 1 });
     fixture.run(&Command::ExpireLeases { ids: vec![9, 3, 2, 2], term: TERM });
-    assert_eq!(*told.0.lock(), [(3, true), (2, true), (2, false), (3, false)]);
+    assert_eq!(*noted.0.lock(), [(3, true), (2, true), (2, false), (3, false)]);
 }
 
 #[test]
 fn the_lease_of_a_put_ends_with_its_last_key() {
     let dir = tempfile::tempdir().unwrap();
     let mut fixture = Fixture::manual(dir.path(), EngineKind::Memory);
-    let told = Arc::new(Told::default());
-    fixture.state.observe_leases(told.clone());
+    let noted = Arc::new(Noted::default());
+    fixture.state.observe_leases(noted.clone());
     let mut run = |ops: &[Op]| {
         assert!(matches!(fixture.run(&command(ops)), Outcome::Txn(_)), "{ops:?}");
-        std::mem::take(&mut *told.0.lock())
+        std::mem::take(&mut *noted.0.lock())
     };
     assert_eq!(run(&[Op::Grant(1, true), Op::Put(1, 1)]), [(1, true)]);
     assert_eq!(run(&[Op::Grant(2, true), Op::Put(1, 2)]), [(1, false), (2, true)], "overwritten");
@@ -293,7 +293,7 @@ fn the_lease_of_a_put_ends_with_its_last_key() {
     assert_eq!(fixture.state.lease_count(), 1);
 }
 
-/// So many leases of each kind, without keys.
+/// A number of leases of each kind, without keys.
 fn counted(counts: [usize; 5]) -> Given {
     let mut view = Given::new([]);
     let mut id = 1_000_000_000;
