@@ -177,6 +177,8 @@ fn an_original_behind_its_copy_stops_and_comes_back_as_new() {
         Some(id) if id != before => Ok(()),
         other => Err(format!("{other:?}, it was {before}")),
     });
+    let log = cluster.node(victim).logged();
+    assert!(log.contains("the data directory is an old one"), "also for a new leader: {log}");
     cluster.wait_formed(3);
     cluster.wait_same_hash(&[1, 2, 3]);
 }

@@ -107,7 +107,7 @@ impl End {
 /// An encoded answer, and the size of its request.
 type Answered = (Vec<u8>, usize);
 
-/// Who speaks on a connection, and what about.
+/// Both sides of a connection, and its purpose.
 pub(crate) struct Parties {
     /// This node, as it was at the handshake.
     pub(crate) local: LocalIdentity,

@@ -69,6 +69,8 @@ pub enum PeerRequest {
     /// Whether the leader commits, and which followers take no entries; only the leader knows. Only for releases that send a
     /// process number in the handshake: older ones take it for damage.
     Progress,
+    /// Why the disk of this node takes no more data, if so. For the same releases.
+    StorageTrouble,
 }
 
 /// What a request is followed by: the parts of a W3C `traceparent`.
@@ -129,6 +131,8 @@ pub enum PeerResponse {
     },
     /// To [`PeerRequest::Progress`].
     Progress(LeaderProgress),
+    /// To [`PeerRequest::StorageTrouble`].
+    StorageTrouble(Option<String>),
 }
 
 /// Why a peer did not answer a request.

@@ -4,6 +4,10 @@
 //! several nodes form no second cluster, and ends when the refusals go on for [`COPY_REFUSED_MAX`]. It goes on when they cease
 //! (the first process had been about to end), and takes no notice of them while its leader accepts it: then the copy is the
 //! other one, which the refusing member met first.
+//!
+//! A start that ends as a copy is not counted: should the first process be gone later, the directory is recognized as an old one.
+//! The limit of this: a copy that was made while its node ran counts one start more than that one, as an ordinary restart does.
+//! Only the leader to which the node acknowledged entries finds out what the copy lacks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -51,7 +55,7 @@ pub async fn run(node: Arc<Node>) {
         }
         let refusal = refusals.borrow_and_update().clone();
         match refusal {
-            Some(refusal @ Refusal::CopiedNode { .. }) => refused = note_copy(&node, refused, &refusal),
+            Some(refusal @ Refusal::CopiedNode { .. }) => refused = note_copy(&node, refused, &refusal).await,
             Some(refusal @ Refusal::RolledBack { .. }) => lost_entries(&node, refusal.to_string()),
             Some(_) | None => {}
         }
@@ -65,7 +69,7 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-fn note_copy(node: &Node, refused: Option<Refused>, refusal: &Refusal) -> Option<Refused> {
+async fn note_copy(node: &Node, refused: Option<Refused>, refusal: &Refusal) -> Option<Refused> {
     if node.was_accepted_within(ACCEPTED_WITHIN) {
         if refused.is_some() {
             node.bar_from_consensus(None);
@@ -79,6 +83,11 @@ fn note_copy(node: &Node, refused: Option<Refused>, refusal: &Refusal) -> Option
         return Some(Refused { since: now, last: now });
     };
     if now - before.since >= COPY_REFUSED_MAX {
+        let mut data = node.data.clone().lock_owned().await;
+        let taken_back = node.environment.driver.run(move || data.take_start_back()).await;
+        if let Err(e) = taken_back.map_err(|e| e.to_string()).and_then(|done| done.map_err(|e| e.to_string())) {
+            tracing::warn!(error = %e, "the refused start stays counted");
+        }
         node.stop_with(format!("it is a copy of a node that runs: {refusal}"));
     }
     Some(Refused { last: now, ..before })
@@ -122,8 +131,9 @@ pub async fn keep_starts(node: Arc<Node>, mut saved: Vec<SeenStart>) {
         if starts == saved {
             continue;
         }
-        let stored = node.data.lock().await.store_starts(&starts);
-        match stored {
+        let (data, stored) = (node.data.clone().lock_owned().await, starts.clone());
+        let stored = node.environment.driver.run(move || data.store_starts(&stored)).await;
+        match stored.map_err(|e| e.to_string()).and_then(|stored| stored.map_err(|e| e.to_string())) {
             Ok(()) => {
                 for start in starts.iter().filter(|start| !saved.contains(start)) {
                     tracing::info!(

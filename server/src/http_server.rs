@@ -181,7 +181,11 @@ async fn refuse(mut stream: impl AsyncRead + AsyncWrite + Unpin, router: Router,
     let answered = async {
         let answer = if line.starts_with(&format!("GET {LIVENESS} ")) { liveness(router).await } else { no_room() };
         stream.write_all(answer.as_bytes()).await?;
-        stream.shutdown().await
+        stream.shutdown().await?;
+        // Closed with unread bytes, the connection would be reset, and the answer lost (RFC 9112 section 9.6).
+        let mut rest = [0; REFUSED_LINE_BYTES_MAX];
+        while stream.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
     };
     if !matches!(tokio::time::timeout(REFUSAL_TIMEOUT, answered).await, Ok(Ok(()))) {
         tracing::debug!("a connection beyond the limit was closed before it was answered");

@@ -3,19 +3,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hexkv_raft_net::rpc::{PeerRequest, PeerResponse};
-use openraft::async_runtime::WatchReceiver;
-
 use crate::{copies, core::Core, node::Node};
+use hexkv_raft_net::rpc::{PeerRequest, PeerResponse};
 
 /// Compares this node's log with what it acknowledged to the leader, and has this node rebuilt where entries are missing.
 ///
 /// What a node acknowledged under one leader may be cut only under another one. So the comparison counts only while the vote stays.
 pub async fn compare_with_leader(node: &Arc<Node>, core: &Core, timeout: Duration) {
-    let following = || {
-        let vote = core.raft.server_metrics().borrow_watched().vote;
-        (vote.committed && vote.leader_id.node_id != core.id).then_some(vote)
-    };
+    // The log's own vote: it changes before anything is cut, and what Raft shows may be older.
+    let following = || core.log.vote().filter(|vote| vote.committed && vote.leader_id.node_id != core.id);
     let Some(vote) = following() else { return };
     let leader = vote.leader_id.node_id;
     let Some(address) = node.network.address_book().get(leader) else { return };

@@ -239,7 +239,9 @@ async fn remember(node: &Node) {
     if members.is_empty() || node.peers_remembered(&members) {
         return;
     }
-    match node.data.lock().await.store_peers(&members) {
+    let (data, stored) = (node.data.clone().lock_owned().await, members.clone());
+    let stored = node.environment.driver.run(move || data.store_peers(&stored)).await;
+    match stored.map_err(|e| e.to_string()).and_then(|stored| stored.map_err(|e| e.to_string())) {
         Ok(()) => node.remember_peers(members),
         Err(e) => tracing::warn!(error = %e, "the member list was not saved; it is tried again"),
     }

@@ -19,12 +19,13 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use hexkv_raft_net::rpc::{LeaderProgress, PeerRequest, PeerResponse};
 use hexkv_store::{
     LogId, NodeId,
     mutants::{self, Mutant},
 };
-use openraft::async_runtime::WatchReceiver;
+use openraft::{ServerState, async_runtime::WatchReceiver};
 use parking_lot::RwLock;
 use tokio::{sync::Notify, time::Instant};
 
@@ -41,10 +42,12 @@ const REACHED_WITHIN: Duration = Duration::from_secs(1);
 /// Most hand-overs that double the time before the next one: the commit of an entry that is large for its link may take
 /// longer than the bound, and must not be interrupted for ever.
 const DOUBLINGS_MAX: u32 = 6;
-/// After this long without a hand-over the bound is the shortest one again.
+/// After the longest time before a hand-over and this, without one, the time is the shortest again.
 const DOUBLINGS_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// While leadership is wanted elsewhere and does not move, it is tried again this often.
 const HAND_OVER_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest wait for a voter's word on its disk.
+const DISK_ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// How long nothing may move before leadership is handed over and the node is not ready: three times the longest election
 /// timeout, 1 s at least.
@@ -172,7 +175,8 @@ impl Core {
 pub async fn run(node: Arc<Node>, core: Arc<Core>) {
     let mut tick = tokio::time::interval(CHECK_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut probe, mut watchdog) = (CoreProbe::default(), Watchdog::new(stall_after(&node.config)));
+    let limit = stall_after(&node.config);
+    let (mut probe, mut watchdog) = (CoreProbe::default(), Watchdog::new(limit));
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -180,7 +184,7 @@ pub async fn run(node: Arc<Node>, core: Arc<Core>) {
         }
         core.progress.observe(&core);
         let work = async {
-            probe.check(&core).await;
+            probe.check(&core, limit).await;
             if core.progress.blocked() {
                 monitor::ask_others(&node, &core).await;
             }
@@ -200,8 +204,9 @@ struct CoreProbe {
 }
 
 impl CoreProbe {
-    /// Only a write in flight can make the core wait, so nothing is asked without.
-    async fn check(&mut self, core: &Core) {
+    /// Only a write in flight can make the core wait, so nothing is asked without. A core that answers while its disk is at one
+    /// write for `limit` gets entries late: the leader waits for its acknowledgements. So it serves no reads either.
+    async fn check(&mut self, core: &Core, limit: Duration) {
         if self.answer.is_none() && core.log.write_in_flight().is_none_or(|wait| wait < CORE_ANSWER_TIMEOUT) {
             core.progress.set_blocked(false);
             return;
@@ -224,7 +229,10 @@ impl CoreProbe {
         if answered {
             self.answer = None;
         }
-        core.progress.set_blocked(!answered);
+        // A leader commits without its own disk, and hands over.
+        let follows = core.raft.server_metrics().borrow_watched().state != ServerState::Leader;
+        let stalled = follows && core.log.write_in_flight().is_some_and(|wait| wait >= limit);
+        core.progress.set_blocked(!answered || stalled);
     }
 }
 
@@ -233,19 +241,21 @@ struct Watchdog {
     limit: Duration,
     hand_overs: u32,
     last_hand_over: Option<Instant>,
+    /// When the others were asked for their disks last.
+    asked: Option<Instant>,
     reported: bool,
 }
 
 impl Watchdog {
     fn new(limit: Duration) -> Self {
-        Self { limit, hand_overs: 0, last_hand_over: None, reported: false }
+        Self { limit, hand_overs: 0, last_hand_over: None, asked: None, reported: false }
     }
 
     async fn check(&mut self, node: &Node, core: &Core) {
         let waits = core.waits();
         self.report(&waits);
         let since = self.last_hand_over.map(|at| at.elapsed());
-        if since.is_some_and(|since| since > DOUBLINGS_FORGOTTEN_AFTER) {
+        if since.is_some_and(|since| since > self.limit * 2u32.pow(DOUBLINGS_MAX) + DOUBLINGS_FORGOTTEN_AFTER) {
             self.hand_overs = 0;
         }
         if !core.is_leader()
@@ -254,7 +264,7 @@ impl Watchdog {
         {
             return;
         }
-        let Some((to, matched)) = node.successor(core).filter(|_| node.others_can_elect(core)) else { return };
+        let Some((mut to, matched)) = node.successor(core).filter(|_| node.others_can_elect(core)) else { return };
         let ahead_of_this_disk = matched.is_some_and(|id| id.index >= *core.log.durable().borrow());
         let doubled = 2u32.pow(self.hand_overs);
         let full = node.storage_trouble().filter(|_| since.is_none_or(|since| since >= HAND_OVER_INTERVAL * doubled));
@@ -265,6 +275,12 @@ impl Watchdog {
         let Some(why) = why else { return };
         // Another node may be no better off, which shows only once it leads.
         if why != Yield::OwnDisk {
+            if self.asked.is_some_and(|at| at.elapsed() < HAND_OVER_INTERVAL) {
+                return;
+            }
+            self.asked = Some(Instant::now());
+            let Some(voter) = node.successor_with_room(core).await else { return };
+            to = voter;
             self.hand_overs = (self.hand_overs + 1).min(DOUBLINGS_MAX);
         }
         self.last_hand_over = Some(Instant::now());
@@ -357,11 +373,34 @@ impl Node {
     /// The voter that leadership is best handed to, with the last entry that it has on disk: of those that answer, the one with
     /// most of the log.
     pub(crate) fn successor(&self, core: &Core) -> Option<(NodeId, Option<LogId>)> {
+        self.successors(core).pop()
+    }
+
+    /// The voters that answer, the one that leadership is best handed to last.
+    fn successors(&self, core: &Core) -> Vec<(NodeId, Option<LogId>)> {
         let metrics = core.raft.metrics().borrow_watched().clone();
         let votes = |id: &NodeId| metrics.membership_config.membership().voter_ids().any(|voter| voter == *id);
         let able = |id: &NodeId| *id != core.id && votes(id) && self.answered_recently(*id);
         let replication = metrics.replication.clone().unwrap_or_default();
-        replication.into_iter().filter(|(id, _)| able(id)).max_by_key(|(_, matched)| *matched)
+        let mut able: Vec<_> = replication.into_iter().filter(|(id, _)| able(id)).collect();
+        able.sort_by_key(|(_, matched)| *matched);
+        able
+    }
+
+    /// The best successor whose disk takes data. A leader without room that hands over to another one interrupts the deletes
+    /// that make room, again and again.
+    async fn successor_with_room(&self, core: &Core) -> Option<NodeId> {
+        let candidates = self.successors(core).into_iter().rev().map(|(id, _)| id);
+        let asked = candidates.map(|id| async move {
+            let knows = self.network.starts().iter().any(|(started, _)| *started == id);
+            let Some(address) = self.network.address_book().get(id).filter(|_| knows) else { return Some(id) };
+            match self.network.request(id, &address, PeerRequest::StorageTrouble, DISK_ANSWER_TIMEOUT).await {
+                Ok(PeerResponse::StorageTrouble(Some(_))) | Err(_) => None,
+                // An older release does not know.
+                Ok(_) => Some(id),
+            }
+        });
+        join_all(asked).await.into_iter().flatten().next()
     }
 
     /// Whether the other voters that answer can elect one of them without this node.

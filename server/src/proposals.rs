@@ -19,7 +19,7 @@ use crate::{
     core::WriteError,
     disk_watch::refused,
     error::Error,
-    node::Node,
+    node::{Node, Position},
     reading::Reading,
     trace::{self, traced},
 };
@@ -32,6 +32,8 @@ const ONCE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How many entries the leader may have applied beyond what this node has, when it is judged whether an outcome is still kept.
 const RETRY_MARGIN_ENTRIES: u64 = 65_536;
+/// A node without the data cannot judge it: it repeats attempts for this long, in which fewer keys come than are kept.
+const RETRY_UNJUDGED_MAX: Duration = Duration::from_secs(30);
 
 /// What a request for a change says besides the command.
 #[derive(Debug, Clone)]
@@ -86,7 +88,8 @@ impl Node {
     /// nothing happened, [`Error::outcome_unknown`] that it may have. With an idempotency key, attempts that may have
     /// done it are repeated too. A refusal is an outcome.
     pub async fn propose_change_any(&self, command: &Command, context: &ChangeContext) -> Result<Changed, Error> {
-        let deadline = Instant::now() + context.timeout;
+        let began = Instant::now();
+        let deadline = began + context.timeout;
         let once = context.idempotency.is_some();
         let _room = match self.admit_reading(command, once, deadline).await? {
             Reading::Admitted(room) => room,
@@ -109,7 +112,7 @@ impl Node {
                 }
                 Attempt::Done(Ok(outcome)) => return Ok(settled(outcome)),
                 Attempt::Done(Err(error)) if once && error.code == Code::OutcomeUnknown => {
-                    if !self.remembers_since(applied_before) {
+                    if !self.remembers_since(applied_before, began) {
                         return Err(error);
                     }
                     tracing::debug!(%error, "a change with an idempotency key is proposed again");
@@ -127,8 +130,12 @@ impl Node {
         }
     }
 
-    /// Whether the outcome of a change that was proposed when `applied_before` was applied is certainly kept, if there is one.
-    fn remembers_since(&self, applied_before: u64) -> bool {
+    /// Whether the outcome of a change that was proposed at `began`, when `applied_before` was applied, is certainly kept, if there
+    /// is one.
+    fn remembers_since(&self, applied_before: u64, began: Instant) -> bool {
+        if self.position() != Position::Holder {
+            return began.elapsed() < RETRY_UNJUDGED_MAX;
+        }
         let oldest = self.core().and_then(|core| core.state.oldest_outcome_if_full());
         oldest.is_none_or(|oldest| applied_before >= oldest + RETRY_MARGIN_ENTRIES)
     }

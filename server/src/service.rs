@@ -103,9 +103,14 @@ async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> R
     if let PeerRequest::Founding(request) = request {
         return node.answer_founding(from, request).await;
     }
+    if let PeerRequest::StorageTrouble = request {
+        return Ok(PeerResponse::StorageTrouble(node.storage_trouble()));
+    }
     let core = node.core().ok_or_else(|| PeerError::Unavailable("the node is changing clusters".into()))?;
     match request {
-        PeerRequest::ClusterInfo | PeerRequest::Founding(_) => unreachable!("answered above: they need no core"),
+        PeerRequest::ClusterInfo | PeerRequest::Founding(_) | PeerRequest::StorageTrouble => {
+            unreachable!("answered above: they need no core")
+        }
         PeerRequest::Propose(proposal) => propose(node, &core, proposal).await,
         PeerRequest::ProposeTraced { proposal, trace } => {
             let trace = Trace { parent: trace };

@@ -375,19 +375,23 @@ impl Cluster {
         self.nodes.iter().find(|n| n.index != index && n.child.is_some()).expect("another node runs").index
     }
 
-    /// Whether node `leader` keeps nothing any more of the log that node `away` lacks first.
-    pub fn purged_past(&self, leader: usize, away: usize) -> Result<(), String> {
-        let (leader, away) = (&self.nodes[leader - 1], &self.nodes[away - 1]);
-        let status = leader.status()?;
-        let members = status["members"].as_array().ok_or("no members")?;
-        let has = members.iter().find(|m| m["name"] == away.name.as_str()).and_then(|m| m["matched_index"].as_u64());
-        let metrics = request(&leader.http, &get("/metrics"))?.text();
-        let first = metrics.lines().find_map(|line| line.strip_prefix("hexkv_raft_first_log_index "));
-        let first: f64 = first.and_then(|value| value.parse().ok()).ok_or("no first index")?;
-        match has {
-            Some(has) if first > has as f64 + 1.0 => Ok(()),
-            _ => Err(format!("the log begins with entry {first}, {} has entry {has:?}", away.name)),
-        }
+    /// A log index of node `index`, by the metric that shows it.
+    fn log_index(&self, index: usize, metric: &str) -> Result<u64, String> {
+        let metrics = request(&self.nodes[index - 1].http, &get("/metrics"))?.text();
+        let value = metrics.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
+        let value: Option<f64> = value.and_then(|value| value.parse().ok());
+        value.map(|value| value as u64).ok_or_else(|| format!("no {metric}"))
+    }
+
+    /// Index of the last entry in the log of node `index`.
+    pub fn last_log_index(&self, index: usize) -> u64 {
+        eventually("the node shows its log", || self.log_index(index, "hexkv_raft_last_log_index"))
+    }
+
+    /// Whether node `index` keeps nothing any more of the log up to the entry behind `last`, which a node that ends with `last` lacks.
+    pub fn purged_past(&self, index: usize, last: u64) -> Result<(), String> {
+        let first = self.log_index(index, "hexkv_raft_first_log_index")?;
+        if first > last + 1 { Ok(()) } else { Err(format!("the log begins with entry {first}, and not behind {last}")) }
     }
 
     /// The nodes that vote and hold the data, as the first node's status says.

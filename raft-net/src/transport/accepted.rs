@@ -27,6 +27,10 @@ pub const KEEPALIVE_PROBES: u32 = 4;
 /// A connection ends when sent bytes are not acknowledged, or a closed window stays closed, for this long. Equal to the time
 /// that the probes take together: Linux lets this time decide for them, too.
 pub const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+/// Send buffer of an accepted connection, in bytes; Linux takes twice this with its own overhead. Unbounded, it grows to megabytes
+/// for each client that reads nothing, all connections of the machine share the kernel's memory for it, and those between
+/// nodes stall when that is used up.
+pub const SEND_BUFFER_BYTES: usize = 128 * 1024;
 
 /// How far the other side has closed a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +99,7 @@ impl AcceptedStream {
         sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_PROBES)?;
         sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MAX.as_millis() as u32)?;
         sockopt::set_socket_keepalive(&stream, true)?;
+        sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES)?;
         Ok(Self(Arc::new(stream)))
     }
 
@@ -225,6 +230,19 @@ mod tests {
         assert_eq!(sockopt::tcp_keepcnt(&*far.0).unwrap(), KEEPALIVE_PROBES);
         assert_eq!(u128::from(sockopt::tcp_user_timeout(&*far.0).unwrap()), UNACKNOWLEDGED_MAX.as_millis());
         assert_eq!(KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES, UNACKNOWLEDGED_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_holds_a_bounded_buffer() {
+        let (near, mut far) = pair().await;
+        sockopt::set_socket_recv_buffer_size(&near, 4096).unwrap();
+        let piece = vec![0; 1 << 20];
+        let mut sent = 0;
+        while let Ok(Ok(bytes)) = timeout(Duration::from_millis(200), far.write(&piece)).await {
+            sent += bytes;
+        }
+        // The peer's buffer had its first size when it connected.
+        assert!(sent < 12 * SEND_BUFFER_BYTES, "{sent} bytes wait");
     }
 
     #[tokio::test]

@@ -11,7 +11,8 @@ use std::{future::Future, io, net::SocketAddr};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use accepted::{
-    AcceptedStream, CloseWatch, Closed, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, UNACKNOWLEDGED_MAX,
+    AcceptedStream, CloseWatch, Closed, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, SEND_BUFFER_BYTES,
+    UNACKNOWLEDGED_MAX,
 };
 pub use any::{AnyListener, AnyStream, AnyTransport};
 pub use tcp::{TcpAcceptor, TcpTransport};

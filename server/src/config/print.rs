@@ -85,6 +85,7 @@ pub const FIXED_LIMITS: &[(&str, u64, &str)] = &[
         RESOLVE_TIMEOUT.as_millis() as u64,
         "ms to wait for the first answer about another node's name",
     ),
+    ("send_buffer_bytes", transport::SEND_BUFFER_BYTES as u64, "bytes of a connection's send buffer in the kernel"),
     ("answers_bytes_max", node::ANSWERS_BYTES_MAX as u64, "bytes of large answers being sent, beyond which 429"),
     ("checks_max", node::CHECKS_MAX as u64, "checks (`client doctor`) at a time"),
     ("scans_max", node::SCANS_MAX as u64, "listings being read at a time, of counts, the past and long pages"),

@@ -200,8 +200,12 @@ fn keep_reserve(fs: &SharedFs, dir: &Path, space: Space, bounds: Bounds, urgent:
     if !there && !urgent && space.free_bytes >= bounds.heal() + bounds.reserve {
         let made = fs.create_new(&path).and_then(|file| file.allocate(bounds.reserve));
         if let Err(error) = made {
-            // Some file systems allocate nothing ahead. Growth is refused by the free space all the same.
+            // Some file systems allocate nothing ahead: the file stays empty, so that it is not tried again. Growth is refused by
+            // the free space all the same.
             tracing::debug!(%error, "no reserve is kept");
+            if error.kind() == io::ErrorKind::Unsupported {
+                return true;
+            }
             if let Err(error) = fs.remove_file(&path) {
                 tracing::debug!(%error, "what was made of the reserve stays");
             }

@@ -203,6 +203,12 @@ impl DataDir {
         self.change_identity(|identity| identity.cluster_id = Some(cluster_id))
     }
 
+    /// Takes this start back: others refused it because another process acts as this node. So this directory, which lacks what that
+    /// process writes, never has a later count of starts than that one's.
+    pub fn take_start_back(&mut self) -> Result<(), StoreError> {
+        self.change_identity(|identity| identity.incarnation = identity.incarnation.saturating_sub(1))
+    }
+
     /// Notes a join that begins, or (None) that it came to nothing.
     pub fn set_pending_join(&mut self, intent: Option<JoinIntent>) -> Result<(), StoreError> {
         self.change_identity(|identity| identity.pending_join = intent)

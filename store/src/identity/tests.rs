@@ -27,6 +27,15 @@ fn an_identity_lasts_and_its_incarnation_grows() {
 }
 
 #[test]
+fn a_start_that_is_taken_back_is_not_counted() {
+    let (dir, fs) = real();
+    let path = dir.path().join("data");
+    drop(DataDir::open(fs.clone(), &path, NAME).unwrap());
+    DataDir::open(fs.clone(), &path, NAME).unwrap().take_start_back().unwrap();
+    assert_eq!(DataDir::open(fs, &path, NAME).unwrap().identity().incarnation, 2);
+}
+
+#[test]
 fn a_directory_in_use_foreign_renamed_or_damaged_is_refused() {
     let (dir, fs) = real();
     let path = dir.path().join("data");

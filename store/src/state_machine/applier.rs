@@ -1,4 +1,4 @@
-//! Who applies entries: a thread of its own, so that no task of the runtime waits while a command reads the engine. In
+//! The apply thread: entries are applied on a thread of its own, so that no task of the runtime waits while a command reads the engine. In
 //! simulation the task that asks for it.
 
 use std::{

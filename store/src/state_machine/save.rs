@@ -2,7 +2,7 @@
 //! of their own, and their names are gone before the first byte is read, so that whatever becomes of the reader, no file
 //! stays behind.
 
-use std::path::Path;
+use std::{io, path::Path, time::Duration};
 
 use super::{
     State,
@@ -13,6 +13,9 @@ use crate::{
     fs::SharedFs,
     snapshot::{SnapshotFile, SnapshotReader},
 };
+
+/// Longest wait for the disk to take what a snapshot holds. A save that waits longer keeps others and the history from going on.
+const PERSIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Removes what a killed process left of its saves.
 pub(super) fn clear(fs: &SharedFs, dir: &Path) -> Result<(), StoreError> {
@@ -39,7 +42,11 @@ impl State {
         loop {
             let next_index = shared.live.read().meta.next_index();
             let Some(scanned) = shared.run_blocking(|shared| scan(shared, &shared.saves_dir)).await? else { continue };
-            shared.wait_persisted(next_index).await?;
+            let persisted = tokio::time::timeout(PERSIST_TIMEOUT, shared.wait_persisted(next_index)).await;
+            persisted.unwrap_or_else(|_| {
+                let why = format!("the disk did not take the state within {PERSIST_TIMEOUT:?}");
+                Err(StoreError::io("save a snapshot", io::Error::new(io::ErrorKind::TimedOut, why)))
+            })?;
             let saved = shared.run_blocking(move |shared| {
                 let Some(file) = finish(shared, scanned)? else { return Ok(None) };
                 unlinked(&shared.fs, &file).map(Some)
