@@ -98,9 +98,8 @@ fn a_node_that_was_installed_from_a_snapshot_answers_retries_when_it_leads() {
     let leader = cluster.leader();
     let away = cluster.other_than(leader);
     cluster.node(away).kill();
-    let last = cluster.last_log_index(leader);
-    let first = send_all(&cluster.node(leader).http.clone());
-    let http = cluster.node(leader).http.clone();
+    let (last, http) = (cluster.last_log_index(leader), cluster.node(leader).http.clone());
+    let first = send_all(&http);
     eventually("the log no longer holds what the node that is away lacks", || {
         for _ in 0..20 {
             request(&http, &put("/api/kv/filler", vec![7; 16 * 1024]))?;

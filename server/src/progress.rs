@@ -5,8 +5,8 @@
 //! entries arrive: a volume that hangs without an error, or a link that loses large packets, leaves every heartbeat in order
 //! while nothing is committed. So leadership, readiness and findings follow the entries:
 //!
-//! - a leader that commits nothing for [`stall_after`] although a majority of the voters answers, and a leader whose own disk
-//!   holds up a write for as long, hands leadership to the voter that has most of the log; so does one whose disk is full;
+//! - a leader that commits nothing for [`stall_after`] although a majority of the voters answers (twice as long where that takes
+//!   its own vote), and a leader whose own disk holds up a write for as long, hands leadership to the voter that has most of the log; so does one whose disk is full;
 //! - a node whose Raft core waits for its disk does not answer for Raft any more ([`LogProgress::blocked`]): it forwards to the
 //!   leader that the others name, as a standby does;
 //! - both are reported as not ready.
@@ -46,6 +46,9 @@ const DOUBLINGS_MAX: u32 = 6;
 const DOUBLINGS_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// While leadership is wanted elsewhere and does not move, it is tried again this often.
 const HAND_OVER_INTERVAL: Duration = Duration::from_secs(1);
+/// A leader that reaches no majority without itself waits this many times as long for a commit. Then it hands over to a voter that
+/// answers all the same: that one may reach voters that this leader does not.
+const UNSEEN_MAJORITY_FACTOR: u32 = 2;
 /// Longest wait for a voter's word on its disk.
 const DISK_ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -264,23 +267,27 @@ impl Watchdog {
         {
             return;
         }
-        let Some((mut to, matched)) = node.successor(core).filter(|_| node.others_can_elect(core)) else { return };
-        let ahead_of_this_disk = matched.is_some_and(|id| id.index >= *core.log.durable().borrow());
+        let Some((mut to, matched)) = node.successor(core) else { return };
+        let others_can_elect = node.others_can_elect(core);
+        let better_disk = others_can_elect && matched.is_some_and(|id| id.index >= *core.log.durable().borrow());
         let doubled = 2u32.pow(self.hand_overs);
-        let full = node.storage_trouble().filter(|_| since.is_none_or(|since| since >= HAND_OVER_INTERVAL * doubled));
-        let why = match full {
+        let commit_limit = self.limit * doubled * if others_can_elect { 1 } else { UNSEEN_MAJORITY_FACTOR };
+        let full = node.storage_trouble().filter(|_| others_can_elect);
+        let why = match full.filter(|_| since.is_none_or(|since| since >= HAND_OVER_INTERVAL * doubled)) {
             Some(_) => Some(Yield::FullDisk),
-            None => reason_to_yield(&waits, self.limit, self.limit * doubled, ahead_of_this_disk),
+            None => reason_to_yield(&waits, self.limit, commit_limit, better_disk),
         };
         let Some(why) = why else { return };
-        // Another node may be no better off, which shows only once it leads.
-        if why != Yield::OwnDisk {
+        if why == Yield::FullDisk {
             if self.asked.is_some_and(|at| at.elapsed() < HAND_OVER_INTERVAL) {
                 return;
             }
             self.asked = Some(Instant::now());
             let Some(voter) = node.successor_with_room(core).await else { return };
             to = voter;
+        }
+        // Another node may be no better off, which shows only once it leads.
+        if why != Yield::OwnDisk {
             self.hand_overs = (self.hand_overs + 1).min(DOUBLINGS_MAX);
         }
         self.last_hand_over = Some(Instant::now());
@@ -395,9 +402,9 @@ impl Node {
             let knows = self.network.starts().iter().any(|(started, _)| *started == id);
             let Some(address) = self.network.address_book().get(id).filter(|_| knows) else { return Some(id) };
             match self.network.request(id, &address, PeerRequest::StorageTrouble, DISK_ANSWER_TIMEOUT).await {
-                Ok(PeerResponse::StorageTrouble(Some(_))) | Err(_) => None,
-                // An older release does not know.
-                Ok(_) => Some(id),
+                Ok(PeerResponse::StorageTrouble(Some(_))) => None,
+                // What does not say so may have room.
+                Ok(_) | Err(_) => Some(id),
             }
         });
         join_all(asked).await.into_iter().flatten().next()
