@@ -299,6 +299,10 @@ impl Cluster {
         if let Some(why) = node.divergence() {
             return Some(format!("node {index} holds itself for divergent: {why}"));
         }
+        // It is looked up once a second, and a leader refuses writes as long.
+        if let Some(why) = node.storage_trouble() {
+            return Some(format!("node {index} has a disk problem: {why}"));
+        }
         let votes = voters.contains(&core.id);
         let place = if votes { Place::Holder } else { Place::Standby };
         if node.position() != place {
