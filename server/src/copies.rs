@@ -56,7 +56,10 @@ pub async fn run(node: Arc<Node>) {
         let refusal = refusals.borrow_and_update().clone();
         match refusal {
             Some(refusal @ Refusal::CopiedNode { .. }) => refused = note_copy(&node, refused, &refusal).await,
-            Some(refusal @ Refusal::RolledBack { .. }) => lost_entries(&node, refusal.to_string()),
+            // One that was meant for this node's life of before comes late: the new life is not to be barred.
+            Some(refusal @ Refusal::RolledBack { has, .. }) if has == node.identity().incarnation => {
+                lost_entries(&node, refusal.to_string());
+            }
             Some(_) | None => {}
         }
     }
