@@ -6,7 +6,8 @@
 //! while nothing is committed. So leadership, readiness and findings follow the entries:
 //!
 //! - a leader that commits nothing for [`stall_after`] although a majority of the voters answers (twice as long where that takes
-//!   its own vote), and a leader whose own disk holds up a write for as long, hands leadership to the voter that has most of the log; so does one whose disk is full;
+//!   its own vote), and a leader whose own disk holds up a write for as long, hands leadership to the voter that has most of the
+//!   log; one whose disk is full hands it to a voter that has room;
 //! - a node whose Raft core waits for its disk does not answer for Raft any more ([`LogProgress::blocked`]): it forwards to the
 //!   leader that the others name, as a standby does;
 //! - both are reported as not ready.
