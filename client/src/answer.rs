@@ -85,16 +85,20 @@ fn problem(reply: &Reply) -> Problem {
 /// The kind of problem that a bare status stands for.
 fn code_of(status: StatusCode) -> Code {
     match status.as_u16() {
+        403 => Code::CrossSite,
         404 => Code::NotFound,
         405 => Code::MethodNotAllowed,
         408 => Code::RequestTimeout,
         410 => Code::Compacted,
+        415 => Code::UnsupportedMediaType,
+        421 => Code::MisdirectedRequest,
         422 => Code::IdempotencyMismatch,
         412 => Code::PreconditionFailed,
         413 => Code::ValueTooLarge,
         429 => Code::Overloaded,
         503 => Code::Unavailable,
         504 => Code::OutcomeUnknown,
+        501 => Code::NotImplemented,
         400..=499 => Code::InvalidArgument,
         _ => Code::Internal,
     }

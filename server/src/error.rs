@@ -9,7 +9,13 @@ use hexkv_client::api::{Code, Problem};
 use hexkv_raft_net::rpc::PeerError;
 use hexkv_store::{StoreError, outcome::Refusal};
 
-use crate::{bodies::NoRoom, routes::idempotency::IDEMPOTENT_REPLAY};
+use crate::{
+    bodies::NoRoom,
+    routes::{
+        idempotency::IDEMPOTENT_REPLAY,
+        preconditions::{Representation, etag},
+    },
+};
 
 /// Seconds that `Retry-After` names: an election is over by then, and a burst has drained.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -26,14 +32,12 @@ pub struct Error {
     pub current_revision: Option<u64>,
     /// It is what came of an earlier attempt with the same idempotency key.
     pub replayed: bool,
-    /// The rest of the request is not read, so nothing can follow it on its connection.
-    pub ends_connection: bool,
 }
 
 impl Error {
     /// An error of kind `code`.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), current_revision: None, replayed: false, ends_connection: false }
+        Self { code, detail: detail.into(), current_revision: None, replayed: false }
     }
 
     /// 400.
@@ -63,12 +67,7 @@ impl Error {
     pub fn body_too_slow(why: impl std::fmt::Display) -> Self {
         let detail =
             format!("{why}; nothing was changed. Send it again, at once and with more time (timeout=), or in parts");
-        Self::new(Code::RequestTimeout, detail).ending_connection()
-    }
-
-    /// The same, with the connection closed behind the answer.
-    pub fn ending_connection(self) -> Self {
-        Self { ends_connection: true, ..self }
+        Self::new(Code::RequestTimeout, detail)
     }
 
     /// 404: a lease that ended, or never was.
@@ -97,7 +96,7 @@ impl Error {
                 "too many bodies are being received, and this one came more slowly than the others; nothing was changed. Retry after the time in Retry-After, or send less at a time"
             }
         };
-        Self::new(Code::Overloaded, detail).ending_connection()
+        Self::new(Code::Overloaded, detail)
     }
 
     /// 429: for listings.
@@ -231,15 +230,11 @@ impl IntoResponse for Error {
         if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
-        if self.ends_connection {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
         if self.replayed {
             headers.insert(IDEMPOTENT_REPLAY, HeaderValue::from_static("true"));
         }
         if let Some(revision) = self.current_revision {
-            let etag = HeaderValue::try_from(format!("\"{revision}\"")).expect("digits in quotes are a header value");
-            headers.insert(header::ETAG, etag);
+            headers.insert(header::ETAG, etag(revision, Representation::Raw));
         }
         response
     }

@@ -8,7 +8,7 @@
 //! | [`node`] | what lasts while cores come and go |
 //! | [`core`] | Raft, log and state of one life in one cluster |
 //! | [`proposals`], [`admission`] | the way of a change |
-//! | [`bodies`], [`client_connection`] | bodies that are being received; clients that go away while they wait |
+//! | [`bodies`] | bodies that are being received |
 //! | [`kv`], [`reads`], [`read_rounds`] | the way of a read |
 //! | [`formation`], [`membership`], [`reconciler`], [`monitor`], [`moved_members`] | how a cluster forms, changes and is watched |
 //! | [`progress`] | how long entries wait, and what follows from it |
@@ -19,7 +19,8 @@
 //! | [`compaction`] | how much history is kept |
 //! | [`service`] | what other nodes may ask |
 //! | [`offline`] | data directories from a backup, or from what survived |
-//! | [`routes`], [`http_server`], [`write_deadline`] | the HTTP API |
+//! | [`routes`] | the HTTP API |
+//! | [`http_server`] | HTTP connections: their limits, clients that go away, the stop |
 //! | [`supervisor`] | the end of the process, in time |
 //! | [`starting`] | what the HTTP port answers while the node opens its data |
 //! | [`disk`], [`disk_watch`] | room on the disk, and what is refused without |
@@ -33,7 +34,6 @@
 pub mod admission;
 pub mod bodies;
 pub mod check;
-pub mod client_connection;
 pub mod compaction;
 pub mod config;
 pub mod coordination;
@@ -76,4 +76,3 @@ pub mod supervisor;
 pub mod trace;
 pub mod transfers;
 pub mod watch;
-pub mod write_deadline;

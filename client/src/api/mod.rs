@@ -346,10 +346,16 @@ pub enum Code {
     LeaseNotFound,
     /// 404: no such route, member or resource.
     NotFound,
+    /// 403: a page of another site sent the request; nothing was changed.
+    CrossSite,
     /// 405.
     MethodNotAllowed,
     /// 412: a condition did not hold; nothing was changed.
     PreconditionFailed,
+    /// 415: a body of this type or encoding is not taken; nothing was changed.
+    UnsupportedMediaType,
+    /// 421: the node is not known by the host that was asked for; nothing was changed.
+    MisdirectedRequest,
     /// 422: the idempotency key was used for another request; nothing was changed.
     IdempotencyMismatch,
     /// 410: the revision was compacted.
@@ -386,6 +392,8 @@ pub enum Code {
     OutcomeUnknown,
     /// 500: a bug.
     Internal,
+    /// 501: a transfer coding that the node does not know; nothing was changed.
+    NotImplemented,
 }
 
 impl Code {
@@ -394,6 +402,7 @@ impl Code {
         match self {
             Self::InvalidArgument => 400,
             Self::KeyNotFound | Self::LeaseNotFound | Self::NotFound => 404,
+            Self::CrossSite => 403,
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
             Self::NameTaken
@@ -403,11 +412,14 @@ impl Code {
             | Self::LockHeld
             | Self::NotHolder => 409,
             Self::Compacted => 410,
+            Self::UnsupportedMediaType => 415,
+            Self::MisdirectedRequest => 421,
             Self::IdempotencyMismatch => 422,
             Self::PreconditionFailed => 412,
             Self::KeyTooLarge | Self::ValueTooLarge => 413,
             Self::Overloaded => 429,
             Self::Internal => 500,
+            Self::NotImplemented => 501,
             Self::NoLeader | Self::NotInCluster | Self::Stale | Self::Unavailable => 503,
             Self::OutcomeUnknown => 504,
         }
@@ -420,9 +432,12 @@ impl Code {
             Self::KeyNotFound => "Key not found",
             Self::LeaseNotFound => "Lease not found",
             Self::NotFound => "Not found",
+            Self::CrossSite => "Cross-site request",
             Self::MethodNotAllowed => "Method not allowed",
             Self::RequestTimeout => "Request timeout",
             Self::PreconditionFailed => "Precondition failed",
+            Self::UnsupportedMediaType => "Unsupported media type",
+            Self::MisdirectedRequest => "Misdirected request",
             Self::IdempotencyMismatch => "Idempotency key used for another request",
             Self::Compacted => "Revision compacted",
             Self::KeyTooLarge => "Key too large",
@@ -440,6 +455,7 @@ impl Code {
             Self::Unavailable => "Unavailable",
             Self::OutcomeUnknown => "Outcome unknown",
             Self::Internal => "Internal error",
+            Self::NotImplemented => "Not implemented",
         }
     }
 }

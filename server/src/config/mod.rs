@@ -9,11 +9,13 @@
 //! | `discovery` | options of discovery that contradict each other |
 //! | `name` | names of nodes and hosts |
 //! | `hostname` | the machine's own name in them |
+//! | `allowed_hosts` | names that clients may reach the node by |
 //! | `cookie` | the secret that nodes share |
 //! | `print` | `--print-config` |
 //! | `storage` | log and state in the store's terms |
 //! | `limits` | the process's limit of open files |
 
+mod allowed_hosts;
 mod choices;
 mod cookie;
 mod discovery;
@@ -39,6 +41,7 @@ use std::{
 
 use clap::ArgMatches;
 
+pub use allowed_hosts::AllowedHosts;
 pub use choices::{DiscoveryType, EngineKind, LogFormat};
 pub use cookie::{Cookie, CookieSource};
 pub use error::ConfigError;
@@ -70,6 +73,8 @@ pub struct Config {
     pub bind: IpAddr,
     /// Host that others are told.
     pub advertise: Host,
+    /// Names that clients may reach the node by, besides [`Config::own_hosts`].
+    pub allowed_hosts: AllowedHosts,
     /// HTTP port, 0 = any free one.
     pub port: u16,
     /// Raft port, 0 = any free one.
@@ -190,6 +195,12 @@ impl Config {
     /// Where other nodes are listened to.
     pub fn raft_bind(&self) -> SocketAddr {
         SocketAddr::new(self.bind, self.raft_port)
+    }
+
+    /// Hosts that the configuration names: the node's own, and those of the nodes that it knows.
+    pub fn own_hosts(&self) -> impl Iterator<Item = &Host> {
+        let others = self.cluster_nodes.iter().map(|target| target.node.host());
+        [&self.advertise, self.node_name.host()].into_iter().chain(&self.dns_hostname).chain(others)
     }
 
     /// `host:port` as others are told it, for a `port` that this node listens on.

@@ -117,6 +117,7 @@ pub const OPTIONS: &[OptionRow] = &[
     row("replace_after", Kind::Duration(0, 30 * DAY_MS), Value("5min"), "Silence after which a standby takes the seat of a voter; 0s = never"),
     row("bind", Kind::Ip, Value("127.0.0.1"), "Address to listen on: HTTP, raft port, port mapper"),
     row("advertise", Kind::Host, Derived("host of NODE_NAME"), "Host that other nodes and clients are told to reach this node at"),
+    row("allowed_hosts", Kind::AllowedHosts, Unset, "Names that clients may use for this node in URLs, by commas, besides addresses, names without a dot and the members' hosts; *.example.com = all below it, * = all"),
     row("port", Kind::Integer(0, 65535), Derived("BASE_HTTP_PORT + (NODE_INDEX - 1) * PORT_SPACING"), "HTTP port, 0 = any free one"),
     row("raft_port", Kind::Integer(0, 65535), Derived("PORT + 5100; 0 when PORT is 0"), "Port for other nodes, 0 = any free one"),
     row("base_http_port", Kind::Integer(1, 65535), Value("4000"), "HTTP port of the node with index 1"),

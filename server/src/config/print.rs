@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use hexkv_raft_net::{CONNECT_TIMEOUT, RESOLVE_TIMEOUT, transport};
 use hexkv_store::{command, dedupe, lease, member::MEMBERS_MAX};
 
-use crate::{bodies, client_connection, core, events, http_server, node, transfers, watch};
+use crate::{bodies, core, events, http_server, node, transfers, watch};
 
 use super::{
     layers::Source,
@@ -66,7 +66,7 @@ pub const FIXED_LIMITS: &[(&str, u64, &str)] = &[
     ("body_rate_window_ms", bodies::BODY_RATE_WINDOW.as_millis() as u64, "ms over which that is measured"),
     (
         "half_closed_max_ms",
-        client_connection::HALF_CLOSED_MAX.as_millis() as u64,
+        http_server::HALF_CLOSED_MAX.as_millis() as u64,
         "ms for the answer to a client that closed its sending side; none for requests that wait",
     ),
     (

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     Config, RAFT_PORT_OFFSET,
+    allowed_hosts::AllowedHosts,
     choices::{Choice, DiscoveryType, NodeRole},
     cookie::{Cookie, CookieSource},
     discovery::{Given, refuse_discovery_contradictions},
@@ -67,6 +68,11 @@ impl Resolver<'_> {
             advertise: self.demand("advertise", Some(place.name.host().to_string()), |value| {
                 if let Value::Host(host) = value { Ok(host) } else { Err(value) }
             })?,
+            allowed_hosts: match self.read("allowed_hosts", None)? {
+                Some(Value::AllowedHosts(hosts)) => hosts,
+                Some(other) => wrong_kind("allowed_hosts")(other),
+                None => AllowedHosts::default(),
+            },
             port: place.port,
             raft_port: place.raft_port,
             data_dir: self.demand("data_dir", Some(format!("./data/{}", place.name.short())), as_path)?,

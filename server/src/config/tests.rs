@@ -120,6 +120,7 @@ fn each_option_is_set_by_its_flag_its_variable_and_its_key() {
         ("replace_after", "20s"),
         ("bind", "::1"),
         ("advertise", "z"),
+        ("allowed_hosts", "kv.example.com,*.internal"),
         ("port", "1"),
         ("raft_port", "2"),
         ("base_http_port", "3"),

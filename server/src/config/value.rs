@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    allowed_hosts::AllowedHosts,
     choices::Choice,
     name::{Host, NodeName, Target},
 };
@@ -46,6 +47,8 @@ pub(super) enum Kind {
     Path,
     /// Targets by commas.
     Targets,
+    /// Hosts and patterns by commas.
+    AllowedHosts,
     /// A log filter.
     Filter,
     /// A text that is never shown.
@@ -69,6 +72,8 @@ pub(super) enum Value {
     Path(PathBuf),
     /// Of [`Kind::Targets`].
     Targets(Vec<Target>),
+    /// Of [`Kind::AllowedHosts`].
+    AllowedHosts(AllowedHosts),
     /// Of all others.
     Text(String),
 }
@@ -125,6 +130,7 @@ impl Kind {
                 .map(|target| target.trim().parse().ok())
                 .collect::<Option<Vec<Target>>>()
                 .map(Value::Targets),
+            Self::AllowedHosts => text.parse().ok().map(Value::AllowedHosts),
             Self::Filter => logging::filter(text).ok().map(|_| Value::Text(text.to_owned())),
             Self::Secret => is_cookie(text).then(|| Value::Text(text.to_owned())),
         }
@@ -164,6 +170,7 @@ impl Kind {
             }
             Self::Path => "path".to_owned(),
             Self::Targets => "name@host[:port],name@host[:port],...".to_owned(),
+            Self::AllowedHosts => "host,*.domain,...".to_owned(),
             Self::Filter => "filter such as info or warn,hexkv_server=debug".to_owned(),
             Self::Secret => format!("1 to {COOKIE_BYTES_MAX} visible ASCII characters"),
         }
@@ -183,6 +190,7 @@ impl Kind {
             Self::Socket | Self::Multicast => "ADDRESS:PORT",
             Self::Path => "PATH",
             Self::Targets => "NODES",
+            Self::AllowedHosts => "HOSTS",
             Self::Filter => "FILTER",
             Self::Secret => "SECRET",
         }
@@ -205,6 +213,7 @@ impl Value {
             // Paths come from texts, so nothing is lost.
             Self::Path(path) => quoted(path.display().to_string()),
             Self::Targets(targets) => quoted(targets.iter().map(Target::to_string).collect::<Vec<_>>().join(",")),
+            Self::AllowedHosts(hosts) => quoted(hosts.to_string()),
             Self::Text(text) => quoted(text.clone()),
         }
     }

@@ -18,12 +18,12 @@ use super::{
     request::{BODY_BYTES_MAX, NoQuery, json_with_body, json_within, key, query},
 };
 use crate::{
-    client_connection::Connection,
     coordination::{
         STEP_TIMEOUT, check_name,
         queue::{Entry, Place, Queue, lease_of},
     },
     error::Error,
+    http_server::Connection,
     node::Node,
 };
 

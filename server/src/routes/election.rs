@@ -28,9 +28,9 @@ use super::{
     request::query,
 };
 use crate::{
-    client_connection::Connection,
     coordination::queue::{Entry, Place, Queue, View, token},
     error::Error,
+    http_server::Connection,
     node::Node,
     watch::Watcher,
 };

@@ -15,7 +15,7 @@ use super::{
     openapi::problems::{Busy, NotServing, Refused},
     request::{NoQuery, query},
 };
-use crate::{client_connection::Connection, error::Error, events::Reader, node::Node};
+use crate::{error::Error, events::Reader, http_server::Connection, node::Node};
 
 /// Between two comments that show that the stream lives, where nothing happens.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);

@@ -43,7 +43,9 @@ impl ChangeRequest {
             .part(Some(request.uri().path().as_bytes()))
             .part(query_without_timeout(request.uri()).as_deref().map(str::as_bytes));
         for name in MEANINGFUL_HEADERS {
-            fingerprint = fingerprint.part(request.headers().get(name).map(HeaderValue::as_bytes));
+            let mut lines = request.headers().get_all(name).iter().map(HeaderValue::as_bytes);
+            fingerprint = fingerprint.part(lines.next());
+            fingerprint = lines.fold(fingerprint, |fingerprint, line| fingerprint.part(Some(line)));
         }
         Ok(Self { key, fingerprint, timeout })
     }

@@ -8,8 +8,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::watch::only;
 use crate::{
-    client_connection::Connection,
     error::Error,
+    http_server::Connection,
     kv::{Found, ReadOptions},
     node::Node,
     watch::End,

@@ -13,14 +13,15 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{error::Error, metrics::http::HttpMetrics, node::Node};
 
+mod checks;
 mod cluster;
 mod compact;
 mod coordination;
 mod election;
 mod events;
-mod framing;
 mod health;
 mod held;
+mod host;
 pub mod idempotency;
 mod kv;
 mod lease;
@@ -29,6 +30,7 @@ mod lock;
 mod long_poll;
 mod metrics;
 mod openapi;
+pub(crate) mod preconditions;
 pub(crate) mod record;
 mod registry;
 mod request;
@@ -83,7 +85,7 @@ pub fn router(node: Arc<Node>) -> Router {
     router
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(axum::middleware::from_fn(framing::unambiguous))
+        .layer(axum::middleware::from_fn_with_state(node.clone(), checks::checked))
         .layer(axum::middleware::from_fn_with_state(node.clone(), metrics::counted))
         .with_state(node)
 }

@@ -7,12 +7,12 @@ use axum::{
     body::Body,
     body::HttpBody as _,
     extract::{Json, Query, Request, rejection::JsonRejection},
-    http::{HeaderMap, Uri, header},
+    http::{Uri, header},
 };
 use bytes::Bytes;
 use hexkv_client::api::Code;
 use hexkv_store::{
-    command::{CompareOp, CompareTarget, KEY_BYTES_MAX, KEY_BYTES_MIN},
+    command::{KEY_BYTES_MAX, KEY_BYTES_MIN},
     record::KeyRange,
 };
 use http_body_util::BodyExt as _;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use tokio::time::sleep_until;
 use utoipa::IntoParams;
 
-use super::openapi::schemas;
+use super::{checks::is_type, kv::OCTET_STREAM, openapi::schemas};
 use crate::{
     bodies::{BODY_BYTES_PER_SECOND_MIN, BODY_RATE_WINDOW, Bodies, NoRoom, Received},
     coordination::RESERVED,
@@ -123,12 +123,16 @@ pub fn list_limit(limit: Option<u32>) -> Result<u32, Error> {
     }
 }
 
-/// Refuses content types that are too long to be stored.
-pub fn check_content_type(text: &str) -> Result<(), Error> {
+/// The content type to store: None for the type that values have without one. Whatever way a value is put, the same types are taken.
+pub fn stored_content_type(text: &str) -> Result<Option<String>, Error> {
+    let text = text.trim_matches([' ', '\t']);
     if text.len() > CONTENT_TYPE_BYTES_MAX {
         return Err(Error::invalid(format!("the content type has more than {CONTENT_TYPE_BYTES_MAX} bytes")));
     }
-    Ok(())
+    if !text.bytes().all(|byte| byte == b'\t' || byte == b' ' || byte.is_ascii_graphic()) {
+        return Err(Error::invalid("the content type has characters other than visible ASCII and spaces"));
+    }
+    Ok(Some(text).filter(|text| !text.is_empty() && !text.eq_ignore_ascii_case(OCTET_STREAM)).map(str::to_owned))
 }
 
 /// Keys that begin with `prefix`, or from `start` on and before `end`.
@@ -200,9 +204,7 @@ pub async fn json_with_body<T: DeserializeOwned>(
     timeout: Duration,
 ) -> Result<(T, Received), Error> {
     let (head, body) = request.into_parts();
-    let kind = head.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    let is_json = |kind: &str| kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json");
-    if kind.is_none_or(|kind| !is_json(kind)) {
+    if !head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_type(kind, "application/json")) {
         return Err(Error::invalid(NO_JSON));
     }
     let body = receive(bodies, body, limit, timeout, || too_large("the body", limit, "make it smaller")).await?;
@@ -229,7 +231,7 @@ async fn receive(
     too_large: impl Fn() -> Error,
 ) -> Result<Received, Error> {
     match tokio::time::timeout(timeout, collect(bodies, body, limit, too_large)).await {
-        Ok(received) => received.map_err(Error::ending_connection),
+        Ok(received) => received,
         Err(_) => Err(Error::body_too_slow("the body did not arrive in time")),
     }
 }
@@ -242,7 +244,11 @@ async fn collect(
 ) -> Result<Received, Error> {
     let mut body = pin!(body);
     let announced = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
-    let bytes_max = limit.min(announced.unwrap_or(limit));
+    if announced.is_some_and(|bytes| bytes > limit) {
+        // Before the body is read, so that a client which waits for `100 Continue` need not send it.
+        return Err(too_large());
+    }
+    let bytes_max = announced.unwrap_or(limit);
     let mut receiver = bodies.begin().await.map_err(Error::bodies_overloaded)?;
     loop {
         let frame = tokio::select! {
@@ -278,41 +284,6 @@ fn refused_body(rejection: &JsonRejection) -> Error {
     Error::invalid(format!("the body is refused: {}", rejection.body_text()))
 }
 
-/// The condition of a change, from If-Match and If-None-Match.
-pub fn condition(headers: &HeaderMap) -> Result<Option<(CompareTarget, CompareOp)>, Error> {
-    let text = |name: header::HeaderName| match headers.get(&name) {
-        None => Ok(None),
-        Some(_) if headers.get_all(&name).iter().count() > 1 => Err(Error::invalid(format!("give {name} once"))),
-        Some(value) => value.to_str().map(Some).map_err(|_| Error::invalid(format!("{name} is not ASCII"))),
-    };
-    match (text(header::IF_MATCH)?, text(header::IF_NONE_MATCH)?) {
-        (None, None) => Ok(None),
-        (Some(_), Some(_)) => Err(Error::invalid("give If-Match or If-None-Match, not both")),
-        (None, Some("*")) => Ok(Some((CompareTarget::Version(0), CompareOp::Equal))),
-        (None, Some(other)) => {
-            Err(Error::invalid(format!("If-None-Match on a change takes * (create only), not {other}")))
-        }
-        (Some("*"), None) => Ok(Some((CompareTarget::Version(0), CompareOp::Greater))),
-        (Some(etag), None) => {
-            let revision = parse_etag(etag).ok_or_else(|| {
-                Error::invalid(format!(
-                    "If-Match takes one ETag, the revision in quotes such as \"42\", or *; not {etag}"
-                ))
-            })?;
-            Ok(Some((CompareTarget::ModRevision(revision), CompareOp::Equal)))
-        }
-    }
-}
-
-/// The revision in an ETag; revisions of existing keys begin at 1.
-pub fn parse_etag(etag: &str) -> Option<u64> {
-    let digits = etag.trim().strip_prefix('"')?.strip_suffix('"')?;
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse().ok().filter(|r| *r > 0)
-}
-
 /// A duration such as `500ms` in a query.
 pub fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
@@ -343,33 +314,20 @@ mod tests {
     }
 
     #[test]
-    fn conditions_are_one_etag_or_a_star() {
-        let given = |pairs: &[(header::HeaderName, &str)]| {
-            let mut headers = HeaderMap::new();
-            for (name, value) in pairs {
-                headers.insert(name, value.parse().expect("a header value"));
-            }
-            condition(&headers)
-        };
-        assert_eq!(given(&[]).expect("fine"), None);
-        assert_eq!(
-            given(&[(header::IF_MATCH, "\"7\"")]).expect("fine"),
-            Some((CompareTarget::ModRevision(7), CompareOp::Equal))
-        );
-        assert_eq!(
-            given(&[(header::IF_NONE_MATCH, "*")]).expect("fine"),
-            Some((CompareTarget::Version(0), CompareOp::Equal))
-        );
-        assert_eq!(
-            given(&[(header::IF_MATCH, "*")]).expect("fine"),
-            Some((CompareTarget::Version(0), CompareOp::Greater))
-        );
-        for bad in
-            ["7", "\"x\"", "\"\"", "\"0\"", "\"-1\"", "\"+1\"", "W/\"7\"", "\"1\", \"2\"", "\"99999999999999999999\""]
-        {
-            assert!(given(&[(header::IF_MATCH, bad)]).is_err(), "{bad}");
+    fn content_types_are_stored_as_they_can_be_given_back() {
+        let stored = |text: &str| stored_content_type(text).map(|kind| kind.unwrap_or_default());
+        for (text, expected) in [
+            ("text/plain", "text/plain"),
+            (" Text/Plain; charset=UTF-8\t", "Text/Plain; charset=UTF-8"),
+            ("Application/Octet-Stream", ""),
+            ("", ""),
+        ] {
+            assert_eq!(stored(text).expect(text), expected, "{text:?}");
         }
-        assert!(given(&[(header::IF_NONE_MATCH, "\"7\"")]).is_err());
-        assert!(given(&[(header::IF_MATCH, "\"7\""), (header::IF_NONE_MATCH, "*")]).is_err());
+        let (longest, too_long) = ("t".repeat(CONTENT_TYPE_BYTES_MAX), "t".repeat(CONTENT_TYPE_BYTES_MAX + 1));
+        assert_eq!(stored(&longest).expect("the longest"), longest);
+        for bad in ["text/plain\r\nX: y", "a\0b", "text/\u{fc}", "\u{1b}[2J", too_long.as_str()] {
+            assert!(stored(bad).is_err(), "{bad:?}");
+        }
     }
 }

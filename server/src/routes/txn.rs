@@ -26,8 +26,8 @@ use super::{
     },
     record::{item, list_answer},
     request::{
-        TimeoutQuery, check_content_type, check_key, check_lease, check_range_is_named, json_with_body, list_limit,
-        query, range,
+        TimeoutQuery, check_key, check_lease, check_range_is_named, json_with_body, list_limit, query, range,
+        stored_content_type,
     },
 };
 use crate::{bodies::Received, error::Error, node::Node, proposals::Changed};
@@ -159,12 +159,10 @@ impl Decoder {
                     ));
                 }
                 self.count(put.value.len())?;
-                if let Some(content_type) = &put.content_type {
-                    check_content_type(content_type)?;
-                    self.count(content_type.len())?;
-                }
+                let content_type = put.content_type.as_deref().map_or(Ok(None), stored_content_type)?;
+                self.count(content_type.as_ref().map_or(0, String::len))?;
                 let lease = put.lease.unwrap_or(0);
-                TxnOp::Put { key, value: put.value, content_type: put.content_type, lease, prev: put.prev }
+                TxnOp::Put { key, value: put.value, content_type, lease, prev: put.prev }
             }
             api::TxnOp::Get(get) => TxnOp::Get { key: self.key(get.key)?, keys_only: get.keys_only },
             api::TxnOp::List(list) => {

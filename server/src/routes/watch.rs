@@ -23,8 +23,8 @@ use super::{
     request::{check_key, duration, query, range},
 };
 use crate::{
-    client_connection::Connection,
     error::Error,
+    http_server::Connection,
     node::Node,
     watch::{Batch, Event, Watcher, ending_event, progress_event},
 };

@@ -9,7 +9,7 @@ use axum::{
 use bytes::Bytes;
 use hexkv_client::api::{Code, DeleteAnswer, PutAnswer, Ttl};
 use hexkv_store::{
-    command::{Command, Compare, Txn, TxnOp},
+    command::{Command, Compare, CompareOp, CompareTarget, Txn, TxnOp},
     lease::{self, LeaseKind},
     outcome::{OpResult, Outcome, TxnOutcome},
 };
@@ -27,12 +27,11 @@ use super::{
             },
             schemas,
         },
+        preconditions::{Representation, change_conditions, etag},
         record::item,
-        request::{
-            check_content_type, check_lease, check_range_is_named, condition, duration, key, query, range, value,
-        },
+        request::{check_lease, check_range_is_named, duration, key, query, range, stored_content_type, value},
     },
-    Answer, OCTET_STREAM, PATH_PREFIX, etag, unexpected,
+    Answer, PATH_PREFIX, condition_failed, unexpected,
 };
 use crate::{bodies::Received, error::Error, node::Node, proposals::ChangeContext};
 
@@ -105,7 +104,7 @@ struct ChangeQuery {
 pub async fn put_key(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<PutQuery>(request.uri())?);
     let (lease, grant) = q.lease()?;
-    let condition = condition(request.headers())?;
+    let conditions = change_conditions(request.headers())?;
     let content_type = content_type(request.headers())?;
     let patience = q.timeout.unwrap_or(node.config.request_timeout);
     let asked = ChangeRequest::of(&request, patience)?;
@@ -115,7 +114,7 @@ pub async fn put_key(State(node): State<Arc<Node>>, request: Request) -> Answer 
     let context = asked.with_body(&value);
     let put = TxnOp::Put { key: key.clone(), value, content_type, lease, prev: q.prev };
     let operations = grant.into_iter().chain([put]).collect();
-    let (outcome, replayed) = change(&node, &key, condition, operations, &context).await?;
+    let (outcome, replayed) = change(&node, &key, conditions, operations, &context).await?;
     let granted = outcome.results.iter().find_map(OpResult::granted_lease);
     match outcome.results.into_iter().last() {
         Some(OpResult::Put { create_revision, version, prev }) => {
@@ -124,7 +123,7 @@ pub async fn put_key(State(node): State<Arc<Node>>, request: Request) -> Answer 
             let lease = granted.or((lease != 0).then_some(lease));
             let answer = PutAnswer { revision: outcome.revision, create_revision, version, lease, prev };
             let mut response = marked(answer, replayed);
-            response.headers_mut().insert(header::ETAG, etag(outcome.revision));
+            response.headers_mut().insert(header::ETAG, etag(outcome.revision, Representation::Raw));
             Ok(response)
         }
         other => Err(unexpected(&other)),
@@ -143,10 +142,10 @@ pub async fn put_key(State(node): State<Arc<Node>>, request: Request) -> Answer 
     ))]
 pub async fn delete_key(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<ChangeQuery>(request.uri())?);
-    let condition = condition(request.headers())?;
+    let conditions = change_conditions(request.headers())?;
     let context = change_without_body(&node, &request, q.timeout)?;
     let delete = TxnOp::Delete { key: key.clone(), prev: q.prev };
-    let (outcome, replayed) = change(&node, &key, condition, vec![delete], &context).await?;
+    let (outcome, replayed) = change(&node, &key, conditions, vec![delete], &context).await?;
     match outcome.results.into_iter().next() {
         Some(OpResult::Delete { deleted, prev }) => {
             let prev = prev.map(|record| item(&key, &record, true));
@@ -156,26 +155,23 @@ pub async fn delete_key(State(node): State<Arc<Node>>, request: Request) -> Answ
     }
 }
 
-/// Operations on `key`, under a condition. 412 carries the key's current ETag.
+/// Operations on `key`, under conditions that must all hold. 412 carries the key's current ETag.
 async fn change(
     node: &Node,
     key: &Bytes,
-    condition: Option<(hexkv_store::command::CompareTarget, hexkv_store::command::CompareOp)>,
+    conditions: Vec<(CompareTarget, CompareOp)>,
     success: Vec<TxnOp>,
     context: &ChangeContext,
 ) -> Result<(TxnOutcome, bool), Error> {
-    let conditional = condition.is_some();
-    let compare = condition.map(|(target, op)| Compare { key: key.clone(), target, op }).into_iter().collect();
-    let failure = if conditional { vec![TxnOp::Get { key: key.clone(), keys_only: true }] } else { Vec::new() };
+    let failure =
+        if conditions.is_empty() { Vec::new() } else { vec![TxnOp::Get { key: key.clone(), keys_only: true }] };
+    let compare = conditions.into_iter().map(|(target, op)| Compare { key: key.clone(), target, op }).collect();
     let command = Command::Txn(Txn { compare, success, failure });
     let (outcome, replayed) = propose_txn(node, &command, context).await?;
     if outcome.succeeded {
         return Ok((outcome, replayed));
     }
-    let mut error = Error::new(
-        Code::PreconditionFailed,
-        "the key is not as the condition says; nothing was changed. Its current ETag is in the answer, if it exists",
-    );
+    let mut error = condition_failed();
     error.replayed = replayed;
     if let Some(OpResult::Get(Some(current))) = outcome.results.first() {
         error.current_revision = Some(current.record.mod_revision);
@@ -248,8 +244,12 @@ pub async fn delete_range(State(node): State<Arc<Node>>, request: Request) -> An
 }
 
 fn content_type(headers: &HeaderMap) -> Result<Option<String>, Error> {
-    let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(None) };
-    let text = given.to_str().map_err(|_| Error::invalid("Content-Type is not ASCII"))?;
-    check_content_type(text)?;
-    Ok((given != OCTET_STREAM).then(|| text.to_string()))
+    let mut given = headers.get_all(header::CONTENT_TYPE).iter();
+    let (first, second) = (given.next(), given.next());
+    if second.is_some() {
+        return Err(Error::invalid("give Content-Type once"));
+    }
+    first.map_or(Ok(None), |text| {
+        stored_content_type(text.to_str().map_err(|_| Error::invalid("Content-Type is not ASCII"))?)
+    })
 }

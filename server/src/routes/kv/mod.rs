@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
+    http::{HeaderValue, Response, StatusCode, header},
     response::IntoResponse,
 };
+use bytes::Bytes;
 use hexkv_client::api::{Code, Item, ListAnswer};
 use hexkv_store::{
     outcome::OpResult,
@@ -20,23 +21,28 @@ use super::{
     held, listing,
     long_poll::{Polled, WAIT_DEFAULT, poll},
     openapi::{
-        parameters::{IfChanged, KeyInPath},
-        problems::{Busy, Forgotten, NoSuchKey, NotServing, Refused, TooLarge},
+        parameters::{IfChanged, IfUnchanged, KeyInPath},
+        problems::{Busy, ConditionFailed, Forgotten, NoSuchKey, NotServing, Refused, TooLarge},
         schemas,
     },
+    preconditions::{ReadConditions, ReadOutcome, Representation, etag},
     record::{Cursor, item},
-    request::{duration, key, list_limit, parse_etag, query, range},
+    request::{duration, key, list_limit, query, range},
 };
 use crate::{
-    client_connection::Connection,
     error::Error,
+    http_server::Connection,
     kv::{Consistency, ReadOptions},
     node::Node,
 };
 
 pub mod change;
+mod negotiation;
 
-const OCTET_STREAM: HeaderValue = HeaderValue::from_static("application/octet-stream");
+/// The route of one key.
+pub const KEY_ROUTE: &str = "/api/kv/{*key}";
+/// The type of values that were put without one.
+pub const OCTET_STREAM: &str = "application/octet-stream";
 const PATH_PREFIX: &str = "/api/kv/";
 
 type Answer = Result<Response<Body>, Error>;
@@ -102,17 +108,17 @@ impl GetQuery {
 
 /// Reads a key.
 ///
-/// The raw value, with the `Content-Type` that it was stored with; with `Accept: application/json` the record as JSON. With
+/// The raw value, with the `Content-Type` that it was stored with; with `Accept: application/json` the record as JSON, under another ETag. With
 /// `after` it waits for a change, and answers 304 when none comes.
 #[utoipa::path(get, path = "/api/kv/{*key}", operation_id = "get_key", tag = "kv",
-    params(KeyInPath, GetQuery, IfChanged),
+    params(KeyInPath, GetQuery, IfUnchanged, IfChanged),
     responses(
         (status = 200, description = "The value", content(
             (schemas::Octets = "*/*"),
             (Item = "application/json", example = json!({"key": "greeting", "value": "aGVsbG8=", "create_revision": 17,
                 "mod_revision": 18, "version": 2, "content_type": "text/plain"})),
         ), headers(
-            ("ETag" = String, description = "Its last change: the revision in quotes"),
+            ("ETag" = String, description = "Its last change: the revision in quotes, with `-json` behind it for the record as JSON"),
             ("X-Hexkv-Revision" = u64, description = "Revision of the store at the read; with 404 and 304, too"),
             ("X-Hexkv-Create-Revision" = u64, description = "Revision that created the key"),
             ("X-Hexkv-Version" = u64, description = "Changes of the key since its creation"),
@@ -122,11 +128,11 @@ impl GetQuery {
         (status = 304, description = "It is as the client knows it, or did not change while it waited", headers(
             ("X-Hexkv-Revision" = u64, description = "Revision of the store at the read"),
         )),
-        Refused, NoSuchKey, Forgotten, TooLarge, Busy, NotServing,
+        Refused, NoSuchKey, ConditionFailed, Forgotten, TooLarge, Busy, NotServing,
     ))]
 pub async fn get_key(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let (key, q) = (key(request.uri(), PATH_PREFIX)?, query::<GetQuery>(request.uri())?);
-    let (options, known) = (q.options(&node)?, Known::of(request.headers())?);
+    let (options, conditions) = (q.options(&node)?, ReadConditions::of(request.headers())?);
     let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
     let mut unchanged = false;
     let found = match q.long_poll()? {
@@ -139,31 +145,26 @@ pub async fn get_key(State(node): State<Arc<Node>>, request: Request) -> Answer 
             }
         },
     };
-    let headers = request.headers();
     let mut response = match found.record {
         None if unchanged => bare(StatusCode::NOT_MODIFIED),
         None => Error::new(Code::KeyNotFound, "there is no such key").into_response(),
-        Some(record) if unchanged || known.is(&record) => {
-            let mut response = bare(StatusCode::NOT_MODIFIED);
-            describe(&mut response, &record);
-            response
-        }
-        Some(record) if wants_json(headers) => {
-            let json = serde_json::to_vec(&item(&key, &record, true)).expect("a record is plain data");
-            let mut response = held::respond(&node, json.into())?;
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            describe(&mut response, &record);
-            response
-        }
         Some(record) => {
-            let content_type =
-                record.content_type.as_deref().and_then(|t| HeaderValue::from_str(t).ok()).unwrap_or(OCTET_STREAM);
-            let mut response = held::respond(&node, record.value.clone())?;
-            response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-            describe(&mut response, &record);
+            let content_type = record.content_type.as_deref().unwrap_or(OCTET_STREAM);
+            let representation = negotiation::representation(request.headers(), content_type);
+            let tag = etag(record.mod_revision, representation);
+            let outcome = if unchanged { ReadOutcome::NotModified } else { conditions.evaluate(&tag) };
+            let mut response = match outcome {
+                ReadOutcome::NotModified => bare(StatusCode::NOT_MODIFIED),
+                ReadOutcome::Failed => condition_failed().into_response(),
+                ReadOutcome::Proceed => represent(&node, &key, &record, representation)?,
+            };
+            describe(&mut response, &record, tag);
             response
         }
     };
+    // The answer depends on it; and a cache must ask for each answer whether it is still true, so that no read goes back.
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response.headers_mut().insert("x-hexkv-revision", HeaderValue::from(found.revision));
     if let Some(staleness) = found.staleness {
         response.headers_mut().insert("x-hexkv-staleness", HeaderValue::from(staleness.as_millis() as u64));
@@ -290,40 +291,34 @@ async fn page(node: &Node, wanted: ListRequest, options: &ReadOptions) -> Answer
     listing::answer(node, &wanted, page).await
 }
 
-fn wants_json(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .any(|v| v.to_str().is_ok_and(|v| v.split(',').any(|t| t.trim().starts_with("application/json"))))
+/// The body of a key that is read.
+fn represent(node: &Node, key: &Bytes, record: &Record, representation: Representation) -> Answer {
+    let (body, content_type) = match representation {
+        Representation::Json => {
+            let json = serde_json::to_vec(&item(key, record, true)).expect("a record is plain data");
+            (json.into(), Some(HeaderValue::from_static("application/json")))
+        }
+        Representation::Raw => {
+            let stored = record.content_type.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
+            (record.value.clone(), stored)
+        }
+    };
+    let mut response = held::respond(node, body)?;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, content_type.unwrap_or(HeaderValue::from_static(OCTET_STREAM)));
+    if representation == Representation::Raw {
+        // A stored page runs no scripts with the rights of this node's origin.
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    }
+    Ok(response)
 }
 
-/// What a client has of a key, by `If-None-Match`.
-enum Known {
-    Nothing,
-    /// `*`: any state of it.
-    Any,
-    Revisions(Vec<u64>),
-}
-
-impl Known {
-    fn of(headers: &HeaderMap) -> Result<Self, Error> {
-        let Some(given) = headers.get(header::IF_NONE_MATCH) else { return Ok(Self::Nothing) };
-        let text = given.to_str().map_err(|_| Error::invalid("If-None-Match is not ASCII"))?;
-        if text.trim() == "*" {
-            return Ok(Self::Any);
-        }
-        let revisions: Option<Vec<u64>> = text.split(',').map(parse_etag).collect();
-        let revisions = revisions.ok_or_else(|| Error::invalid("If-None-Match takes ETags such as \"42\", or *"))?;
-        Ok(Self::Revisions(revisions))
-    }
-
-    fn is(&self, record: &Record) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::Any => true,
-            Self::Revisions(revisions) => revisions.contains(&record.mod_revision),
-        }
-    }
+/// 412: nothing was changed.
+fn condition_failed() -> Error {
+    Error::new(
+        Code::PreconditionFailed,
+        "the key is not as the condition says; nothing was changed. Its current ETag is in the answer, if it exists",
+    )
 }
 
 fn bare(status: StatusCode) -> Response<Body> {
@@ -332,18 +327,14 @@ fn bare(status: StatusCode) -> Response<Body> {
     response
 }
 
-fn describe(response: &mut Response<Body>, record: &Record) {
+fn describe(response: &mut Response<Body>, record: &Record, tag: HeaderValue) {
     let headers = response.headers_mut();
-    headers.insert(header::ETAG, etag(record.mod_revision));
+    headers.insert(header::ETAG, tag);
     headers.insert("x-hexkv-create-revision", HeaderValue::from(record.create_revision));
     headers.insert("x-hexkv-version", HeaderValue::from(record.version));
     if record.lease != 0 {
         headers.insert("x-hexkv-lease", HeaderValue::from(record.lease));
     }
-}
-
-fn etag(revision: u64) -> HeaderValue {
-    HeaderValue::try_from(format!("\"{revision}\"")).expect("digits in quotes are a header value")
 }
 
 /// An outcome that apply never gives for such a command.

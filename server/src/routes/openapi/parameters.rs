@@ -37,9 +37,11 @@ parameters! {
         "The member's full name, or the part before the `@` if only one member has it.";
     LeaseInPath: Path "id", schemas::number(1, 6_364_136_223_846_793_u64), 6_364_136_223_846_793_u64, "The lease, as its grant answered it.";
     IfMatch: Header "If-Match", schemas::form("^(\"[1-9][0-9]{0,17}\"|\\*)$", "\"17\""), "\"17\"",
-        "Only when the key's last change is that revision; `*`: only when the key exists. Not with `If-None-Match`.";
-    IfAbsent: Header "If-None-Match", schemas::form("^\\*$", "*"), "*",
-        "`*`: only when the key does not exist. Not with `If-Match`.";
+        "Only when the key's last change is that revision; `*`: only when the key exists.";
+    IfAbsent: Header "If-None-Match", schemas::form("^(\"[1-9][0-9]{0,17}\"|\\*)$", "*"), "*",
+        "`*`: only when the key does not exist. With ETags: only when it has none of them.";
+    IfUnchanged: Header "If-Match", schemas::form("^(\"[1-9][0-9]{0,17}\"(, ?\"[1-9][0-9]{0,17}\")*|\\*)$", "\"17\""), "\"17\"",
+        "412 unless the key is at that revision, or one of several; `*`: any.";
     IfChanged: Header "If-None-Match", schemas::form("^(\"[1-9][0-9]{0,17}\"(, ?\"[1-9][0-9]{0,17}\")*|\\*)$", "\"17\""), "\"17\"",
         "304 when the key is at that revision, or one of several; `*`: when it exists.";
     IdempotencyKey: Header "Idempotency-Key", idempotency_key(), "6f1c2c0e-0d5f",

@@ -34,7 +34,7 @@ macro_rules! problems {
 }
 
 problems! {
-    Refused: InvalidArgument = "The request makes no sense; nothing was changed.";
+    Refused: InvalidArgument = "The request is invalid; nothing was changed.";
     NoSuchKey: KeyNotFound = "There is no such key.";
     NoSuchLease: LeaseNotFound = "There is no such lease: it ended, or was never granted.";
     NotThere: NotFound = "There is nothing of that name.";

@@ -51,8 +51,15 @@ fn every_problem_has_an_example_of_its_own_status() {
         let busy = examples.values().all(|e| [json!(429), json!(503)].contains(&e["value"]["status"]));
         assert_eq!(retry, busy, "{name}");
     }
-    // What no operation answers by intention: a method or path that is none, and a bug.
-    for code in [Code::MethodNotAllowed, Code::Internal] {
+    // What is refused before an operation, and a bug.
+    for code in [
+        Code::MethodNotAllowed,
+        Code::CrossSite,
+        Code::MisdirectedRequest,
+        Code::UnsupportedMediaType,
+        Code::NotImplemented,
+        Code::Internal,
+    ] {
         assert!(!seen.contains(&code), "{code:?}");
     }
     assert!(seen.len() >= 21, "{}: {seen:?}", seen.len());

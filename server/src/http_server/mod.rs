@@ -1,11 +1,18 @@
-//! The HTTP listener: connections with limits, and a stop that lets requests finish.
+//! HTTP listener: connections with limits, and a stop that lets requests finish.
+//!
+//! | part | subject |
+//! |---|---|
+//! | `exchange` | the request in progress on a connection: the bounds of its head and body |
+//! | `client_stream` | the bytes of a connection, and how it is closed |
+//! | `write_deadline` | the end of clients that do not read |
+//! | `connection` | what handlers and connections report to each other |
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::Body,
-    http::{HeaderValue, Request, StatusCode, header},
+    http::{HeaderValue, Request, Response, StatusCode, header},
 };
 use hexkv_client::api::Code;
 use hexkv_raft_net::transport::{Accepted, Listener};
@@ -22,7 +29,18 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
-use crate::{client_connection::Connection, error::Error, write_deadline::WriteDeadline};
+mod client_stream;
+mod connection;
+mod exchange;
+mod write_deadline;
+
+use client_stream::ClientStream;
+pub use client_stream::LINGER_MAX;
+pub use connection::{Connection, HALF_CLOSED_MAX};
+use exchange::Exchange;
+use write_deadline::WriteDeadline;
+
+use crate::error::Error;
 
 /// A client that needs longer to send its request head is cut off; also one that sends nothing on a kept connection.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -94,24 +112,13 @@ pub async fn serve(
             }
             continue;
         };
-        let stream = WriteDeadline::new(stream, ANSWER_TAKEN_TIMEOUT);
+        let exchange = Exchange::default();
+        let stream = ClientStream::new(WriteDeadline::new(stream, ANSWER_TAKEN_TIMEOUT), exchange.clone());
         // Where the close of a connection can be seen, it is decided here what a half-closed one is still served.
         builder.half_close(close.is_some());
-        let control = Connection::new(close);
+        let control = Connection::new(close, exchange);
         let (router, shared, last) = (router.clone(), control.clone(), deaf.clone());
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            let working = shared.works();
-            request.extensions_mut().insert(shared.clone());
-            let (answer, last) = (router.clone().call(request), last.clone());
-            async move {
-                let mut answer = answer.await?;
-                drop(working);
-                if last.is_cancelled() {
-                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok::<_, Infallible>(answer)
-            }
-        });
+        let service = service_fn(move |request| answer(&router, &shared, last.clone(), request));
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         let stopping = stopping.clone();
         open.spawn(async move {
@@ -135,6 +142,33 @@ pub async fn serve(
     }
     if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
         tracing::warn!(?drain, "some requests did not finish in time");
+    }
+}
+
+/// The answer to one request of a connection. Where nothing may follow it, it says so.
+fn answer(
+    router: &Router,
+    connection: &Connection,
+    last: CancellationToken,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
+    let working = connection.works();
+    let exchange = connection.exchange().clone();
+    let mut request = request.map(|body| exchange.begin(body));
+    let waits_for_continue = request.headers().contains_key(header::EXPECT);
+    request.extensions_mut().insert(connection.clone());
+    let answer = router.clone().call(request);
+    async move {
+        let mut answer = answer.await?;
+        drop(working);
+        if !exchange.finish(waits_for_continue).await || last.is_cancelled() {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if answer.status() == StatusCode::NOT_MODIFIED {
+            // axum gives a HEAD the length of the empty body, where it would be that of the value (RFC 9110 section 8.6).
+            answer.headers_mut().remove(header::CONTENT_LENGTH);
+        }
+        Ok(answer)
     }
 }
 

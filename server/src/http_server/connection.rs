@@ -19,6 +19,8 @@ use hexkv_raft_net::transport::{CloseWatch, Closed};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::exchange::Exchange;
+
 /// A client that closed its sending side has this long for the answer to a request that does not wait.
 pub const HALF_CLOSED_MAX: Duration = Duration::from_secs(5);
 
@@ -43,6 +45,7 @@ enum Activity {
 pub struct Connection {
     activity: Arc<watch::Sender<Activity>>,
     close: Option<CloseWatch>,
+    exchange: Exchange,
 }
 
 /// A request in the hands of its handler, until it is dropped.
@@ -50,8 +53,18 @@ pub(crate) struct Working(Connection);
 
 impl Connection {
     /// A connection that reads its first request; its close can be seen by `close`.
-    pub fn new(close: Option<CloseWatch>) -> Self {
-        Self { activity: Arc::new(watch::channel(Activity::Transfers).0), close }
+    pub(crate) fn new(close: Option<CloseWatch>, exchange: Exchange) -> Self {
+        Self { activity: Arc::new(watch::channel(Activity::Transfers).0), close, exchange }
+    }
+
+    /// Whether the request's target has a fragment, which hyper has dropped.
+    pub fn target_has_fragment(&self) -> bool {
+        self.exchange.has_fragment()
+    }
+
+    /// The request in progress.
+    pub(super) fn exchange(&self) -> &Exchange {
+        &self.exchange
     }
 
     /// A handler begins.
@@ -120,7 +133,7 @@ impl Connection {
 impl Default for Connection {
     /// Of a request that came on no connection: its client is there.
     fn default() -> Self {
-        Self::new(None)
+        Self::new(None, Exchange::default())
     }
 }
 
@@ -152,7 +165,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
         let far = far.unwrap();
-        (near.unwrap(), far.stream, Connection::new(far.close))
+        (near.unwrap(), far.stream, Connection::new(far.close, Exchange::default()))
     }
 
     #[tokio::test]
