@@ -355,3 +355,24 @@ fn ten_thousand_connections_cost_bounded_memory() {
     assert!(during < before + 400 * MIB, "from {} to {} MiB", before / MIB, during / MIB);
     drop(connections);
 }
+
+#[test]
+fn the_largest_value_of_the_longest_key_takes_a_condition() {
+    let mut cluster = Cluster::start_with(3, &[("VALUE_BYTES_MAX", "8MiB")]);
+    let target = format!("/api/kv/{}", "k".repeat(4096));
+    let mut etag = None;
+    for index in 1..=3 {
+        let value = vec![b'0' + index as u8; 8 * MIB as usize];
+        let change = match &etag {
+            None => put(&target, value.clone()).with("If-None-Match", "*"),
+            Some(etag) => put(&target, value.clone()).with("If-Match", etag),
+        };
+        let answer = request(&cluster.node(index).http, &change).expect("an answer");
+        assert_eq!(answer.status, 200, "through node {index}: {answer:?}");
+        let refused = request(&cluster.node(index).http, &change).expect("an answer");
+        assert_eq!((refused.status, refused.etag()), (412, answer.etag()), "through node {index}: {refused:?}");
+        let read = request(&cluster.node(index).http, &get(&target)).expect("an answer");
+        assert!(read.body == value, "node {index} has another value");
+        etag = Some(answer.headers["etag"].clone());
+    }
+}

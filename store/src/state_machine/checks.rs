@@ -15,6 +15,9 @@ use crate::{
     record::Record,
 };
 
+/// A put of the largest value under a condition counts its key twice: it is put, and read when the condition fails.
+const CONDITIONAL_PUT_EXTRA_BYTES: usize = 2 * KEY_BYTES_MAX;
+
 /// Whether `compare` holds for `record`.
 pub(super) fn holds(compare: &Compare, record: Option<&Record>) -> bool {
     let (attribute, operand) = match &compare.target {
@@ -74,7 +77,7 @@ pub(super) fn check_limits(txn: &Txn) -> Result<(), Stop> {
                 return Err(limit(at, format!("a value has at most {VALUE_BYTES_CEILING} bytes, this one {value}")));
             }
             bytes += key.map_or(0, Bytes::len) + value;
-            if bytes > TXN_BYTES_MAX + KEY_BYTES_MAX {
+            if bytes > TXN_BYTES_MAX + CONDITIONAL_PUT_EXTRA_BYTES {
                 return Err(limit(at, format!("a transaction has at most {TXN_BYTES_MAX} bytes")));
             }
         }
