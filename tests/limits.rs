@@ -360,7 +360,7 @@ fn ten_thousand_connections_cost_bounded_memory() {
 fn the_largest_value_of_the_longest_key_takes_a_condition() {
     let mut cluster = Cluster::start_with(3, &[("VALUE_BYTES_MAX", "8MiB")]);
     let target = format!("/api/kv/{}", "k".repeat(4096));
-    let mut etag = None;
+    let mut etag: Option<String> = None;
     for index in 1..=3 {
         let value = vec![b'0' + index as u8; 8 * MIB as usize];
         let change = match &etag {

@@ -140,7 +140,7 @@ fn the_configuration_table_in_the_readme_is_the_servers() {
 
 #[test]
 fn the_tables_of_errors_have_every_code() {
-    let source = std::fs::read_to_string(root().join("client/src/api/mod.rs")).unwrap();
+    let source = std::fs::read_to_string(root().join("client/src/api/problem.rs")).unwrap();
     let (_, variants) = source.split_once("pub enum Code {").expect("the codes");
     let (variants, _) = variants.split_once('}').expect("their end");
     let names = variants.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("///"));
