@@ -35,7 +35,7 @@ impl Reply {
 
     /// A header that holds a number, in quotes or without.
     pub fn number(&self, name: &str) -> Option<u64> {
-        self.headers.get(name)?.to_str().ok()?.trim_matches('"').parse().ok()
+        self.headers.get(name)?.to_str().ok()?.trim_start_matches("W/").trim_matches('"').parse().ok()
     }
 }
 

@@ -240,7 +240,8 @@ async fn request_line(stream: &mut (impl AsyncRead + Unpin)) -> String {
 }
 
 async fn liveness(mut router: Router) -> String {
-    let request = Request::get(LIVENESS).body(Body::empty()).expect("a valid request");
+    let request = Request::get(LIVENESS).header(header::HOST, "localhost");
+    let request = request.body(Body::empty()).expect("a valid request");
     let Ok(answer) = router.call(request).await;
     let status = answer.status();
     let body = axum::body::to_bytes(answer.into_body(), HEAD_BYTES_MAX).await.unwrap_or_default();
