@@ -4,7 +4,7 @@
 mod peers;
 mod standing;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use hexkv_raft_net::{LocalIdentity, Network, PeerIdentity, rpc::ClusterInfo, transport::AnyTransport};
 use hexkv_store::{
@@ -137,6 +137,8 @@ pub struct Node {
     accepted: RwLock<Option<Instant>>,
     waiting: RwLock<Option<String>>,
     peers: RwLock<Vec<Member>>,
+    /// When each node sent its last request.
+    requests: RwLock<BTreeMap<NodeId, Instant>>,
     fatal: watch::Sender<Option<String>>,
 }
 
@@ -188,6 +190,7 @@ impl Node {
             accepted: RwLock::new(None),
             waiting: RwLock::new(None),
             peers: RwLock::new(Vec::new()),
+            requests: RwLock::default(),
             fatal: watch::channel(None).0,
             config,
         })

@@ -8,6 +8,8 @@
 //! - a leader that commits nothing for [`stall_after`] although a majority of the voters answers (twice as long where that takes
 //!   its own vote), and a leader whose own disk holds up a write for as long, hands leadership to the voter that has most of the
 //!   log; one whose disk is full hands it to a voter that has room;
+//! - a leader that answers to requests of no majority, although a majority answers its own, hands leadership over: their connections
+//!   to it are broken, and clients of those nodes change nothing;
 //! - a node whose Raft core waits for its disk does not answer for Raft any more ([`LogProgress::blocked`]): it forwards to the
 //!   leader that the others name, as a standby does;
 //! - both are reported as not ready.
@@ -50,6 +52,8 @@ const HAND_OVER_INTERVAL: Duration = Duration::from_secs(1);
 /// A leader that reaches no majority without itself waits this many times as long for a commit. Then it hands over to a voter that
 /// answers all the same: that one may reach voters that this leader does not.
 const UNSEEN_MAJORITY_FACTOR: u32 = 2;
+/// Voters send their leader requests twice a second. One that has sent none for this many times the limit cannot.
+const UNHEARD_FACTOR: u32 = 2;
 /// Longest wait for a voter's word on its disk.
 const DISK_ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -247,17 +251,20 @@ struct Watchdog {
     last_hand_over: Option<Instant>,
     /// When the others were asked for their disks last.
     asked: Option<Instant>,
+    /// None while another node leads.
+    leads_since: Option<Instant>,
     reported: bool,
 }
 
 impl Watchdog {
     fn new(limit: Duration) -> Self {
-        Self { limit, hand_overs: 0, last_hand_over: None, asked: None, reported: false }
+        Self { limit, hand_overs: 0, last_hand_over: None, asked: None, leads_since: None, reported: false }
     }
 
     async fn check(&mut self, node: &Node, core: &Core) {
         let waits = core.waits();
         self.report(&waits);
+        self.leads_since = self.leads_since.or(Some(Instant::now())).filter(|_| core.is_leader());
         let since = self.last_hand_over.map(|at| at.elapsed());
         if since.is_some_and(|since| since > self.limit * 2u32.pow(DOUBLINGS_MAX) + DOUBLINGS_FORGOTTEN_AFTER) {
             self.hand_overs = 0;
@@ -276,7 +283,8 @@ impl Watchdog {
         let full = node.storage_trouble().filter(|_| others_can_elect);
         let why = match full.filter(|_| since.is_none_or(|since| since >= HAND_OVER_INTERVAL * doubled)) {
             Some(_) => Some(Yield::FullDisk),
-            None => reason_to_yield(&waits, self.limit, commit_limit, better_disk),
+            None => reason_to_yield(&waits, self.limit, commit_limit, better_disk)
+                .or_else(|| self.unheard(node, core, doubled).then_some(Yield::Unheard)),
         };
         let Some(why) = why else { return };
         if why == Yield::FullDisk {
@@ -298,6 +306,16 @@ impl Watchdog {
         }
     }
 
+    /// Whether no majority can send this leader requests, although one answers its own.
+    fn unheard(&self, node: &Node, core: &Core, doubled: u32) -> bool {
+        let limit = self.limit * UNHEARD_FACTOR;
+        let lasts = |at: Option<Instant>, limit: Duration| at.is_some_and(|at| at.elapsed() >= limit);
+        let due = self.last_hand_over.is_none() || lasts(self.last_hand_over, limit * doubled);
+        due && lasts(self.leads_since, limit)
+            && is_majority(core, |id| id == core.id || node.answered_recently(id))
+            && !is_majority(core, |id| id == core.id || node.requested_recently(id, limit))
+    }
+
     /// Logs the beginning and the end of a stall, each once.
     fn report(&mut self, waits: &Waits) {
         match waits.describe(self.limit) {
@@ -316,6 +334,8 @@ enum Yield {
     OwnDisk,
     /// A majority answers, and nothing is committed.
     NothingCommitted,
+    /// The others answer, but their requests do not arrive.
+    Unheard,
     /// Its disk is full, read-only or fails: it refuses what makes the data grow.
     FullDisk,
 }
@@ -413,19 +433,23 @@ impl Node {
 
     /// Whether the other voters that answer can elect one of them without this node.
     fn others_can_elect(&self, core: &Core) -> bool {
-        let configurations = {
-            let metrics = core.raft.server_metrics();
-            let metrics = metrics.borrow_watched();
-            metrics.membership_config.membership().get_joint_config().clone()
-        };
-        let voters = configurations.iter().flatten().copied();
-        let others = voters.filter(|id| *id != core.id && self.answered_recently(*id)).collect();
-        can_elect(&configurations, &others)
+        is_majority(core, |id| id != core.id && self.answered_recently(id))
     }
 
     fn answered_recently(&self, id: NodeId) -> bool {
         self.network.last_contact(id).is_some_and(|at| at.elapsed() < REACHED_WITHIN)
     }
+}
+
+/// Whether the voters of which `holds` is true are a majority.
+fn is_majority(core: &Core, holds: impl Fn(NodeId) -> bool) -> bool {
+    let configurations = {
+        let metrics = core.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_joint_config().clone()
+    };
+    let voters = configurations.iter().flatten().copied().filter(|id| holds(*id)).collect();
+    can_elect(&configurations, &voters)
 }
 
 /// Whether `answering` contains a majority of each configuration; there are two while the voters change.

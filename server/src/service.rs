@@ -97,6 +97,9 @@ pub async fn answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> P
 }
 
 async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> Result<PeerResponse, PeerError> {
+    if !from.guest {
+        node.note_request_from(from.node_id);
+    }
     if let PeerRequest::ClusterInfo = request {
         return Ok(PeerResponse::ClusterInfo(node.cluster()));
     }

@@ -1,8 +1,12 @@
-//! The other members, as this node remembers them: for a start without state, and where they are reached.
+//! The other members, as this node remembers them: for a start without state, where they are reached, and when they sent requests.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use hexkv_store::{NodeId, member::Member};
+use hexkv_store::{
+    NodeId,
+    member::{MEMBERS_MAX, Member},
+};
+use tokio::time::Instant;
 
 use super::Node;
 
@@ -23,6 +27,21 @@ impl Node {
     /// Whether exactly `members` are saved.
     pub fn peers_remembered(&self, members: &[Member]) -> bool {
         *self.peers.read() == members
+    }
+
+    /// Node `id` sends a request.
+    pub fn note_request_from(&self, id: NodeId) {
+        let mut requests = self.requests.write();
+        if requests.len() > MEMBERS_MAX && !requests.contains_key(&id) {
+            // Of nodes that are members no more, and guests.
+            requests.clear();
+        }
+        requests.insert(id, Instant::now());
+    }
+
+    /// Whether node `id` sent a request within this time.
+    pub fn requested_recently(&self, id: NodeId, within: Duration) -> bool {
+        self.requests.read().get(&id).is_some_and(|at| at.elapsed() < within)
     }
 
     /// Notes that `members` are saved.
