@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::answer::{Failed, decode, in_the_dark, judge};
 use crate::api::ClusterStatus;
 use crate::endpoint::{Pool, backoff};
+use crate::hang_up::HangUp;
 use crate::leader::Leader;
 use crate::transport::{Reply, SendError, Transport};
 use crate::{Endpoint, Error};
@@ -188,7 +189,7 @@ impl Client {
         if options.attempts_max == 0 {
             return Err(Error::Invalid("attempts_max is 0: nothing would ever be sent".to_owned()));
         }
-        let transport = Transport::new(options.connect_timeout);
+        let transport = Transport::new(options.connect_timeout, None);
         Ok(Self(Arc::new(Inner { pool: Pool::new(endpoints), transport, options, leader: None })))
     }
 
@@ -201,6 +202,14 @@ impl Client {
         let pool = Pool::new(pool.endpoints().cloned().collect());
         let (transport, options) = (transport.clone(), options.clone());
         Self(Arc::new(Inner { pool, transport, options, leader: Some(Leader::unknown()) }))
+    }
+
+    /// A client of the same cluster whose requests end by `hang_up`, over connections of its own.
+    pub(crate) fn under(&self, hang_up: &HangUp) -> Self {
+        let Inner { pool, transport: _, options, leader: _ } = &*self.0;
+        let pool = Pool::new(pool.endpoints().cloned().collect());
+        let transport = Transport::new(options.connect_timeout, Some(hang_up.clone()));
+        Self(Arc::new(Inner { pool, transport, options: options.clone(), leader: None }))
     }
 
     /// Whether it is a client [to the leader](Self::to_leader).
@@ -236,7 +245,9 @@ impl Client {
                     return Err(unknown.unwrap_or(error));
                 }
                 tracing::debug!(%error, attempt, wait_ms = wait.as_millis(), "trying again");
-                tokio::time::sleep(wait).await;
+                if !self.0.transport.sleep(wait).await {
+                    return Err(unknown.unwrap_or(error));
+                }
             }
             attempt += 1;
             match self.attempt(call, (key.as_ref(), effect), self.endpoint(&aim), deadline).await {

@@ -1,5 +1,6 @@
 //! Locks, elections and the registry.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use http::{Method, header};
@@ -13,11 +14,15 @@ use crate::api::{
 };
 use crate::client::{Call, Effect};
 use crate::encoding::{Query, segment};
+use crate::hang_up::HangUp;
 use crate::sse::{EventStream, Next, RETRY_PAUSE};
 use crate::{Client, Error};
 
 /// How often in its time to live something that is held is renewed.
 const RENEWALS_PER_TTL: u32 = 3;
+
+/// How long an answer may take once a wait is given up: nodes end such waits within 5 s.
+const GIVE_UP_MAX: Duration = Duration::from_secs(6);
 
 /// Something held by a token that has to be renewed: a lock, or leadership.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +50,62 @@ impl Client {
         self.sure(Holding::new(path, answer.token, answer.fencing_token, answer.ttl_ms, began)).await
     }
 
+    /// As [`Client::lock`], until `stop` completes: then the place in the line is given up, or the lock released when it was
+    /// granted at that moment, and the answer is None.
+    ///
+    /// # Errors
+    /// Those of [`Client::lock`]. After `stop` [`Error::Indeterminate`] when no node answers: the lock may be held until its
+    /// time to live is over.
+    pub async fn lock_unless(
+        &self,
+        name: &str,
+        request: &LockRequest,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<Holding>, Error> {
+        let path = format!("/api/locks/{}", segment(name));
+        let granted = |path, answer: LockAnswer, began| {
+            Holding::new(path, answer.token, answer.fencing_token, answer.ttl_ms, began)
+        };
+        self.hold_unless(path, request, granted, stop).await
+    }
+
+    async fn hold_unless<T: DeserializeOwned>(
+        &self,
+        path: String,
+        request: &impl Serialize,
+        granted: impl FnOnce(String, T, Instant) -> Holding,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<Holding>, Error> {
+        let hang_up = HangUp::new();
+        let waiting = self.under(&hang_up);
+        let mut asked = pin!(waiting.timed(Method::POST, path.clone(), request));
+        let mut stop = pin!(stop);
+        let answer = tokio::select! {
+            answer = &mut asked => Some(answer?),
+            () = &mut stop => None,
+        };
+        if let Some((answer, began)) = answer {
+            let holding = granted(path, answer, began);
+            return tokio::select! {
+                sure = self.sure(holding.clone()) => sure.map(Some),
+                () = &mut stop => self.release(&holding).await.map(|()| None),
+            };
+        }
+        hang_up.now();
+        match tokio::time::timeout(GIVE_UP_MAX, asked).await {
+            Ok(Ok((answer, began))) => self.release(&granted(path, answer, began)).await.map(|()| None),
+            // The node gave the place back, or never had the request.
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the wait is given up");
+                Ok(None)
+            }
+            Err(_) => {
+                let detail = "the wait was given up and no node answers: it may be held until its time to live is over";
+                Err(Error::Indeterminate { detail: detail.to_owned() })
+            }
+        }
+    }
+
     /// A request that waited says little about how much time is left: that is asked for again.
     async fn sure(&self, mut holding: Holding) -> Result<Holding, Error> {
         if Instant::now() + holding.ttl * (RENEWALS_PER_TTL - 1) / RENEWALS_PER_TTL > holding.until {
@@ -69,6 +130,23 @@ impl Client {
         let path = format!("/api/elections/{}", segment(name));
         let (answer, began): (CampaignAnswer, _) = self.timed(Method::POST, path.clone(), request).await?;
         self.sure(Holding::new(path, answer.token, answer.leader.fencing_token, answer.ttl_ms, began)).await
+    }
+
+    /// As [`Client::campaign`], until `stop` completes: see [`Client::lock_unless`].
+    ///
+    /// # Errors
+    /// As [`Client::lock_unless`].
+    pub async fn campaign_unless(
+        &self,
+        name: &str,
+        request: &CampaignRequest,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<Holding>, Error> {
+        let path = format!("/api/elections/{}", segment(name));
+        let granted = |path, answer: CampaignAnswer, began| {
+            Holding::new(path, answer.token, answer.leader.fencing_token, answer.ttl_ms, began)
+        };
+        self.hold_unless(path, request, granted, stop).await
     }
 
     /// Who leads in the election `name`.

@@ -20,6 +20,7 @@
 //! | [`local`] | a cluster on this machine: names and ports by index, waiting for each other |
 //! | [`port_holder`] | which process holds a port |
 //! | [`encoding`] | keys in paths and query strings |
+//! | [`console`] | text for people: escapes, and writes that a closed pipe does not break |
 //! | [`error`] | what a failed call says about the store |
 //!
 //! ```no_run
@@ -40,12 +41,14 @@ pub mod api;
 pub mod backup;
 pub mod client;
 pub mod cluster;
+pub mod console;
 pub mod coordination;
 pub mod encoding;
 pub mod endpoint;
 pub mod error;
 pub mod event;
 pub mod export;
+mod hang_up;
 pub mod import;
 pub mod kv;
 mod leader;

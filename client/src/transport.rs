@@ -12,6 +12,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
+use crate::hang_up::{Connector, HangUp};
+
 /// Largest answer that is taken, in bytes.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
@@ -50,19 +52,35 @@ pub(crate) enum SendError {
 
 /// Keep-alive connections to any number of nodes.
 #[derive(Debug, Clone)]
-pub(crate) struct Transport(legacy::Client<HttpConnector, Full<Bytes>>);
+pub(crate) struct Transport {
+    client: legacy::Client<Connector, Full<Bytes>>,
+    hang_up: Option<HangUp>,
+}
 
 impl Transport {
-    /// No connection is made yet; each attempt to make one ends after `connect_timeout`.
-    pub fn new(connect_timeout: Duration) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(connect_timeout));
+    /// No connection is made yet; each attempt to make one ends after `connect_timeout`. With `hang_up` all of them end by it.
+    pub fn new(connect_timeout: Duration, hang_up: Option<HangUp>) -> Self {
+        let mut tcp = HttpConnector::new();
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(connect_timeout));
         let client = legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_MAX)
             .pool_timer(TokioTimer::new())
-            .build(connector);
-        Self(client)
+            .build(Connector::new(tcp, hang_up.clone()));
+        Self { client, hang_up }
+    }
+
+    /// Sleeps for `time`; false when the caller gave up before or meanwhile.
+    pub async fn sleep(&self, time: Duration) -> bool {
+        let Some(hang_up) = &self.hang_up else {
+            tokio::time::sleep(time).await;
+            return true;
+        };
+        tokio::select! {
+            biased;
+            () = hang_up.done() => false,
+            () = tokio::time::sleep(time) => true,
+        }
     }
 
     /// Sends `request` and reads the whole answer before `deadline`.
@@ -78,14 +96,14 @@ impl Transport {
         deadline: Instant,
     ) -> Result<Result<Response<Incoming>, Reply>, SendError> {
         let opened = async {
-            let response = self.0.request(request).await.map_err(|error| SendError::MaybeSent(chain(&error)))?;
+            let response = self.client.request(request).await.map_err(|error| SendError::MaybeSent(chain(&error)))?;
             if response.status().is_success() { Ok(Ok(response)) } else { whole(response).await.map(Err) }
         };
         timeout_at(deadline, opened).await.unwrap_or_else(|_| Err(SendError::MaybeSent("no answer in time".to_owned())))
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Reply, SendError> {
-        let response = self.0.request(request).await.map_err(|error| {
+        let response = self.client.request(request).await.map_err(|error| {
             let text = chain(&error);
             if error.is_connect() || never_started(&error) {
                 SendError::NotSent(text)
