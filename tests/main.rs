@@ -50,6 +50,7 @@ mod restore;
 mod rollback;
 mod rolling;
 mod shell;
+mod signals;
 mod sizes;
 mod slow_bodies;
 mod tidy;

@@ -155,7 +155,7 @@ fn print_status(global: &Global, status: &ClusterStatus) -> Result<(), Failure> 
         return output::json(status);
     }
     output::line(&format!(
-        "cluster {}   leader {}   term {}   replication factor {}   quorum {}   commit index {}   revision {}\n",
+        "cluster {}   leader {}   term {}   replication factor {}   quorum {}   commit index {}   revision {}",
         output::or_dash(status.cluster_id.as_ref()),
         output::or_dash(status.leader.as_ref()),
         status.term,
@@ -164,8 +164,10 @@ fn print_status(global: &Global, status: &ClusterStatus) -> Result<(), Failure> 
         status.commit_index,
         status.revision,
     ))?;
+    output::line("")?;
     if let Some(why) = &status.stalled {
-        output::line(&format!("NO PROGRESS: {why}\n"))?;
+        output::line(&format!("NO PROGRESS: {why}"))?;
+        output::line("")?;
     }
     print_members(&status.members, status.leader.as_deref())
 }

@@ -3,6 +3,7 @@
 use clap::Args;
 use hexkv_client::Error;
 use hexkv_client::api::EventMember;
+use hexkv_client::console::{note, visible};
 use hexkv_client::event::ClusterEvent;
 
 use super::output::{self, Output};
@@ -25,7 +26,7 @@ pub async fn run(global: &Global, _: Arguments) -> Result<(), Failure> {
             Ok(event) => output::line(&sentence(&event))?,
             // All nodes may be away for longer than a call may take; the events go on.
             Err(Error::Unavailable { detail, .. }) if events.began() && global.timeout_is_default() => {
-                eprintln!("{detail}; trying on");
+                note(&format!("{}; trying on", visible(&detail)));
             }
             Err(error) => return Err(error.into()),
         }

@@ -1,7 +1,7 @@
 //! export.
 
 use std::io::{self, BufWriter, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use clap::Args;
 use futures_util::stream::TryStreamExt as _;
 use hexkv_client::Error;
 use hexkv_client::api::Code;
+use hexkv_client::console::note;
 use hexkv_client::export::line::End;
 use hexkv_client::export::writer::Writer;
 use hexkv_client::export::{ExportOptions, Exported};
@@ -17,7 +18,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::output::{self, Output};
-use super::partial::{Partial, unless_interrupted};
+use super::target::{Target, unless_interrupted};
 use super::{Failure, Global, TIMEOUT};
 
 /// How long a page is asked for while no node can answer.
@@ -45,7 +46,7 @@ pub struct Arguments {
     /// Show the past, as this revision was
     #[arg(long)]
     revision: Option<u64>,
-    /// Write to this file, which is replaced when the export is whole; `-` is stdout
+    /// Write to this file, which is replaced when the export is whole, or to this FIFO or device; `-` is stdout
     #[arg(long, default_value = "-", value_name = "FILE")]
     file: PathBuf,
     /// Export keys under leases too, without their leases: imported, they stay
@@ -57,16 +58,26 @@ pub struct Arguments {
 pub async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
     if arguments.file.as_os_str() == "-" {
         let end = write(global, &arguments, io::stdout(), Failure::Output).await?;
-        eprintln!("{}", said(global.output, &end));
+        note(&said(global.output, &end));
         return Ok(());
     }
-    // A file that was there stays until there is a whole one in its place.
-    let partial = Partial::create(&arguments.file)?;
-    let failed = || Failure::local(format!("cannot write {}", partial.path.display()));
-    let written = write(global, &arguments, &partial.file, failed());
-    let end = unless_interrupted(written, "interrupted; nothing was exported").await?;
-    let named = partial.become_file(&arguments.file, true);
-    named.map_err(Failure::local(format!("cannot write {}", arguments.file.display())))?;
+    let failed = |path: &Path| Failure::local(format!("cannot write {}", path.display()));
+    let end = match Target::open(&arguments.file)? {
+        Target::Stream(stream) => {
+            let written = write(global, &arguments, stream, failed(&arguments.file));
+            let end = unless_interrupted(written, "interrupted; the export is cut").await?;
+            // The device may be stdout.
+            note(&said(global.output, &end));
+            return Ok(());
+        }
+        // A file that was there stays until there is a whole one in its place.
+        Target::File(partial) => {
+            let written = write(global, &arguments, &partial.file, failed(&partial.path));
+            let end = unless_interrupted(written, "interrupted; nothing was exported").await?;
+            partial.become_file(true).map_err(failed(&arguments.file))?;
+            end
+        }
+    };
     output::line(&said(global.output, &end))
 }
 

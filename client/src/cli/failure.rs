@@ -5,6 +5,10 @@ use std::process::ExitCode;
 
 use hexkv_client::Error;
 use hexkv_client::api::Code;
+use hexkv_client::console::{acts_on_terminal, note, visible};
+
+/// Exit code of a command line that cannot be carried out.
+const USAGE: u8 = 2;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +25,16 @@ pub enum Failure {
     /// Nodes do not do what they should in time.
     #[error("{0}")]
     Unavailable(String),
+    /// A node of a cluster on this machine does not do what it should.
+    #[error("{what}")]
+    Node {
+        /// What it does not do.
+        what: String,
+        /// Its log file.
+        log: String,
+        /// How that ends.
+        last_lines: Vec<String>,
+    },
     /// A file or process of this machine is in the way.
     #[error("{what}: {source}")]
     Local {
@@ -47,8 +61,8 @@ impl Failure {
     /// The code that the process ends with.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Client(Error::Invalid(_)) => 2,
-            Self::Unavailable(_) | Self::Client(Error::Unavailable { .. }) => 3,
+            Self::Usage(_) | Self::Client(Error::Invalid(_)) => USAGE,
+            Self::Unavailable(_) | Self::Node { .. } | Self::Client(Error::Unavailable { .. }) => 3,
             Self::Client(Error::Indeterminate { .. }) => 4,
             Self::Ended(code) => *code,
             Self::Client(Error::Rejected { .. } | Error::Unexpected(_))
@@ -65,9 +79,17 @@ impl Failure {
             Self::Ended(code) => return ExitCode::from(*code),
             _ => {}
         }
-        eprintln!("error: {self}");
+        note(&format!("error: {}", visible(&self.to_string())));
+        if let Self::Node { log, last_lines, .. } = self {
+            note(&format!("\nlast lines of {}:", visible(log)));
+            last_lines.iter().for_each(|line| note(&format!("  {}", visible(line))));
+            note(
+                "\nThe cause is usually named there. `client cluster status` shows what still runs, `client cluster stop` ends \
+                 it, `client cluster clean` removes its data too.",
+            );
+        }
         if let Some(next) = self.next() {
-            eprintln!("hint: {next}");
+            note(&format!("hint: {next}"));
         }
         ExitCode::from(self.exit_code())
     }
@@ -96,6 +118,20 @@ impl Failure {
         };
         Some(text.to_owned())
     }
+}
+
+/// Prints what is wrong with a command line, or the help or version that was asked for.
+pub fn report_usage(error: &clap::Error) -> ExitCode {
+    let text = error.to_string();
+    let own_text = |c: char| acts_on_terminal(c) && !matches!(c, '\n' | '\t');
+    if error.use_stderr() && text.contains(own_text) {
+        // It quotes an argument that others may have written.
+        note(&text);
+    } else {
+        // A reader that has gone has seen enough; else the exit code remains.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE))
 }
 
 /// What to do next after a node's refusal.

@@ -1,23 +1,17 @@
 //! lock, elect: what is held while a command runs.
 
-use std::process::ExitStatus;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use clap::Args;
 use hexkv_client::api::{CampaignRequest, ElectionStatus, LockRequest, Ttl};
+use hexkv_client::console::{note, visible};
 use hexkv_client::coordination::Holding;
 use hexkv_client::{Client, Error};
-use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{self, Output};
-use super::{Failure, Global, TIMEOUT};
-
-/// A command that does not end when it is told to, because what it needs was lost, is killed after this.
-const GRACE: Duration = Duration::from_secs(5);
-/// Exit code of a process that ended by signal N is this plus N, as in shells.
-pub(super) const SIGNAL_BASE: i32 = 128;
+use super::signals::{Signals, ended_by};
+use super::{Failure, Global, TIMEOUT, command};
 
 /// What is held, and how.
 #[derive(Debug, Args)]
@@ -33,8 +27,9 @@ struct Terms {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 COMMAND runs while the lock is held, with HEXKV_FENCING_TOKEN and HEXKV_TOKEN in its environment. What it changes should
-refuse smaller fencing tokens than it has seen. When the lock is lost (nobody could renew it), COMMAND gets SIGTERM, and
-SIGKILL 5 s later. The exit code is COMMAND's.
+refuse smaller fencing tokens than it has seen. When the lock is lost (no node renewed it), COMMAND's process group gets
+SIGTERM, and SIGKILL 5 s later. SIGTERM, SIGINT, SIGQUIT and SIGHUP (as SIGTERM) go to COMMAND's process group; while waiting they
+give the place in line up. The lock is released when the whole group has ended. The exit code is COMMAND's.
 
 Examples:
   client lock backup -- ./backup.sh              # waits for its turn
@@ -103,8 +98,7 @@ pub async fn lock(global: &Global, arguments: LockArguments) -> Result<(), Failu
         wait: Some(text(terms.wait)),
         owner: (!owner.is_empty()).then_some(owner),
     };
-    let holding = interruptible(client.lock(&name, &request)).await?;
-    run_while_held(&global.client(TIMEOUT)?, holding, &command).await
+    run_while_held(global, &command, async |stop: Stop<'_>| client.lock_unless(&name, &request, stop).await).await
 }
 
 /// Runs a command while it leads, or shows who leads.
@@ -122,8 +116,33 @@ pub async fn elect(global: &Global, arguments: ElectArguments) -> Result<(), Fai
     };
     let client = waiting(global, &terms)?;
     let request = CampaignRequest { candidate, value, ttl: Some(ttl(&terms)), wait: Some(text(terms.wait)) };
-    let holding = interruptible(client.campaign(&name, &request)).await?;
-    run_while_held(&global.client(TIMEOUT)?, holding, &command).await
+    run_while_held(global, &command, async |stop: Stop<'_>| client.campaign_unless(&name, &request, stop).await).await
+}
+
+/// Completes when the wait is to end.
+type Stop<'s> = Pin<&'s mut dyn Future<Output = ()>>;
+
+/// Runs `command` while what `take` gets is held. A signal ends the wait; `take` leaves nothing held then.
+async fn run_while_held(
+    global: &Global,
+    command: &[String],
+    take: impl AsyncFnOnce(Stop<'_>) -> Result<Option<Holding>, Error>,
+) -> Result<(), Failure> {
+    let client = global.client(TIMEOUT)?;
+    // Before the request, so that none is lost.
+    let mut signals = Signals::install()?;
+    let mut stopped = None;
+    let taken = take(pin!(async { stopped = Some(signals.next().await) })).await;
+    match (taken, stopped) {
+        (Ok(Some(holding)), _) => command::run(&client, holding, command, signals).await,
+        (Ok(None), Some(signal)) => Err(ended_by(signal)),
+        (Ok(None), None) => unreachable!("a wait ends with a grant, an error or a signal"),
+        (Err(error), Some(signal)) => {
+            note(&error.to_string());
+            Err(ended_by(signal))
+        }
+        (Err(error), None) => Err(error.into()),
+    }
 }
 
 /// Prints who leads, and each change of that.
@@ -141,7 +160,7 @@ async fn observe(global: &Global, name: &str) -> Result<(), Failure> {
             }
             // Nobody may be able to answer for longer than a call may take; the election goes on.
             Err(Error::Unavailable { detail, .. }) if began && global.timeout_is_default() => {
-                eprintln!("{detail}; trying on");
+                note(&format!("{}; trying on", visible(&detail)));
             }
             Err(error) => return Err(error.into()),
         }
@@ -170,86 +189,4 @@ fn ttl(terms: &Terms) -> Ttl {
 
 fn text(time: Duration) -> String {
     humantime::format_duration(time).to_string()
-}
-
-/// Ends with Ctrl-C; the connection ends with it, and so the place in the line.
-async fn interruptible(asked: impl Future<Output = Result<Holding, Error>>) -> Result<Holding, Failure> {
-    tokio::select! {
-        answer = asked => Ok(answer?),
-        stop = stopped() => {
-            let signal = stop.map_err(Failure::local("signals cannot be watched"))?;
-            Err(Failure::Ended(u8::try_from(SIGNAL_BASE + signal.as_raw()).unwrap_or(u8::MAX)))
-        }
-    }
-}
-
-/// Waits for SIGTERM or SIGINT.
-pub(super) async fn stopped() -> std::io::Result<Signal> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(Signal::TERM),
-        _ = interrupt.recv() => Ok(Signal::INT),
-    }
-}
-
-async fn run_while_held(client: &Client, mut holding: Holding, command: &[String]) -> Result<(), Failure> {
-    let (program, arguments) = command.split_first().expect("looked at before");
-    let started = Command::new(program)
-        .args(arguments)
-        .env("HEXKV_TOKEN", &holding.token)
-        .env("HEXKV_FENCING_TOKEN", holding.fencing_token.to_string())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = match started {
-        Ok(child) => child,
-        Err(error) => {
-            client.release(&holding).await?;
-            return Err(Failure::Local { what: format!("{program} cannot be started"), source: error });
-        }
-    };
-    let ended = loop {
-        tokio::select! {
-            ended = child.wait() => break ended.map_err(Failure::local(format!("{program} cannot be waited for")))?,
-            why = client.keep(&mut holding) => {
-                end(&mut child).await.map_err(Failure::local(format!("{program} cannot be ended")))?;
-                return Err(Failure::Unavailable(format!("lost while {program} ran, which was ended: {why}")));
-            }
-            stop = stopped() => {
-                // The command decides what the signal means; it is waited for.
-                let stop = stop.map_err(Failure::local("signals cannot be watched"))?;
-                tell(&child, stop).map_err(Failure::local(format!("{program} cannot be signalled")))?;
-            }
-        }
-    };
-    client.release(&holding).await?;
-    match code(ended) {
-        0 => Ok(()),
-        code => Err(Failure::Ended(code)),
-    }
-}
-
-/// SIGTERM, and SIGKILL when that does not end it.
-async fn end(child: &mut Child) -> std::io::Result<()> {
-    tell(child, Signal::TERM)?;
-    if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
-        tell(child, Signal::KILL)?;
-        child.wait().await?;
-    }
-    Ok(())
-}
-
-fn tell(child: &Child, signal: Signal) -> std::io::Result<()> {
-    match child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
-        Some(group) => Ok(kill_process_group(group, signal)?),
-        // It ended by itself.
-        None => Ok(()),
-    }
-}
-
-fn code(status: ExitStatus) -> u8 {
-    use std::os::unix::process::ExitStatusExt as _;
-    let code = status.code().unwrap_or_else(|| SIGNAL_BASE + status.signal().unwrap_or_default());
-    u8::try_from(code).unwrap_or(u8::MAX)
 }

@@ -1,6 +1,5 @@
 //! get, put, del, list.
 
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::pin::pin;
 
@@ -8,12 +7,14 @@ use clap::{Args, Subcommand};
 use futures_util::stream::TryStreamExt as _;
 use hexkv_client::Error;
 use hexkv_client::api::{DeleteAnswer, Item, Ttl};
+use hexkv_client::console::note;
+use hexkv_client::export::line::VALUE_BYTES_MAX;
 use hexkv_client::kv::{
     Condition, Consistency, DeleteOptions, KeyRange, ListOptions, Order, PutLease, PutOptions, ReadOptions,
 };
 
 use super::output::{self, Output};
-use super::{Failure, Global, TIMEOUT};
+use super::{Failure, Global, TIMEOUT, input};
 
 /// Rows that a table is laid out for at once.
 const ROWS_PER_TABLE: usize = 1000;
@@ -21,7 +22,7 @@ const ROWS_PER_TABLE: usize = 1000;
 /// Commands on keys and values.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Prints a value, as raw bytes
+    /// Prints a value: as raw bytes, on a terminal with control characters escaped
     Get(Get),
     /// Writes a value
     Put(Put),
@@ -177,7 +178,7 @@ async fn get(global: &Global, arguments: Get) -> Result<(), Failure> {
     }
     let record = client.get(&arguments.key, &options).await?.ok_or_else(missing)?;
     if !arguments.meta {
-        return output::bytes(&record.value);
+        return output::value(&record.value);
     }
     let mut table = output::table(&["KEY", "BYTES", "CONTENT-TYPE", "CREATED", "MODIFIED", "VERSION", "LEASE"]);
     table.add_row([
@@ -194,12 +195,8 @@ async fn get(global: &Global, arguments: Get) -> Result<(), Failure> {
 
 async fn put(global: &Global, arguments: Put) -> Result<(), Failure> {
     let value = match (arguments.value.as_deref(), &arguments.file) {
-        (_, Some(path)) => std::fs::read(path).map_err(Failure::local(format!("cannot read {}", path.display())))?,
-        (Some("-"), None) => {
-            let mut value = Vec::new();
-            std::io::stdin().lock().read_to_end(&mut value).map_err(Failure::local("cannot read stdin"))?;
-            value
-        }
+        (_, Some(path)) => input::read(Some(path), VALUE_BYTES_MAX, "value")?,
+        (Some("-"), None) => input::read(None, VALUE_BYTES_MAX, "value")?,
         (Some(value), None) => value.as_bytes().to_vec(),
         (None, None) => return Err(Failure::Usage("a value is missing: VALUE, - or --file".to_owned())),
     };
@@ -265,7 +262,7 @@ async fn list(global: &Global, arguments: List) -> Result<(), Failure> {
         Output::Table => {
             print_items(&answer.items, options.keys_only, true)?;
             if answer.next.is_some() {
-                eprintln!("there are more; --all shows them");
+                note("there are more; --all shows them");
             }
             Ok(())
         }

@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use hexkv_client::api::{LeaseItem, Ttl};
+use hexkv_client::console::note;
 
 use super::output::{self, Output};
 use super::{Failure, Global, TIMEOUT, kv};
@@ -95,7 +96,7 @@ async fn show(global: &Global, id: u64) -> Result<(), Failure> {
     answer.keys.iter().try_for_each(|key| output::line(&output::key(key.as_bytes())))?;
     let more = answer.key_count - answer.keys.len() as u64;
     if more > 0 {
-        eprintln!("{more} more; -o json shows keys that are not UTF-8, `client list` all keys");
+        note(&format!("{more} more; -o json shows keys that are not UTF-8, `client list` all keys"));
     }
     Ok(())
 }

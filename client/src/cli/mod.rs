@@ -2,6 +2,7 @@
 
 mod bench;
 mod cluster;
+mod command;
 mod completions;
 mod doctor;
 mod events;
@@ -9,18 +10,24 @@ mod events;
 mod examples;
 mod export;
 mod failure;
+pub mod guard;
 mod hold;
 mod import;
+mod input;
 mod kv;
 mod lease;
 mod local_cluster;
 mod output;
-mod partial;
+mod proc;
 mod registry;
+mod signals;
 mod snapshot;
+mod target;
+mod terminal;
 mod txn;
 mod watch;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -57,6 +64,16 @@ pub struct Arguments {
     global: Global,
     #[command(subcommand)]
     verb: Verb,
+}
+
+impl Arguments {
+    /// Those of this process.
+    ///
+    /// # Errors
+    /// The exit code, after the help that was asked for or what is wrong was printed.
+    pub fn from_process() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|error| failure::report_usage(&error))
+    }
 }
 
 /// What every command understands.

@@ -1,20 +1,25 @@
 //! register, unregister, registry.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use hexkv_client::Client;
-use hexkv_client::api::{RegisterRequest, Registration, Ttl};
+use hexkv_client::api::{Code, RegisterRequest, Registration, Ttl};
+use hexkv_client::{Client, Error};
+use tokio::time::timeout;
 
 use super::output::{self, Output};
+use super::signals::Signals;
 use super::{Failure, Global, TIMEOUT};
 
 /// How often in its time to live a name is registered again.
 const RENEWALS_PER_TTL: u32 = 3;
+/// A registration that is sent when a signal comes has this long for its answer, before the name is given back.
+const GIVE_BACK_MAX: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Registers a unique name, and keeps it until Ctrl-C
+    /// Registers a unique name, keeps it until Ctrl-C, SIGTERM or SIGHUP, and gives it back
     Register(RegisterArguments),
     /// Takes a registered name out
     #[command(after_help = "Examples:\n  client unregister db-main\n  client unregister db-main --owner host-1")]
@@ -79,23 +84,47 @@ async fn register(global: &Global, client: &Client, arguments: RegisterArguments
     let RegisterArguments { name, address, owner, ttl, once } = arguments;
     let lives = Ttl::from_millis(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
     let request = RegisterRequest { owner: owner.clone(), address, ttl: Some(lives) };
-    show(global, &[client.register(&name, &request).await?])?;
     if once {
-        return Ok(());
+        return show(global, &[client.register(&name, &request).await?]);
     }
+    // Before the request, so that none is lost.
+    let mut signals = Signals::install()?;
     let interval = ttl / RENEWALS_PER_TTL;
+    let mut shown = false;
     loop {
-        tokio::select! {
-            stop = tokio::signal::ctrl_c() => {
-                stop.map_err(Failure::local("signals cannot be watched"))?;
-                return Ok(client.unregister(&name, Some(&owner)).await?);
+        let stopped = {
+            let mut registered = pin!(client.register(&name, &request));
+            let (result, stopped) = tokio::select! {
+                result = &mut registered => (Some(result), false),
+                _ = signals.next() => (timeout(GIVE_BACK_MAX, registered).await.ok(), true),
+            };
+            match result {
+                Some(Ok(registration)) if !shown => {
+                    show(global, &[registration])?;
+                    shown = true;
+                }
+                Some(Err(error @ Error::Rejected { .. })) => return Err(error.into()),
+                Some(Err(error)) if !shown && !stopped => return Err(error.into()),
+                Some(Err(error)) => tracing::warn!(%error, "not renewed; it is tried again"),
+                Some(Ok(_)) | None => {}
             }
-            () = tokio::time::sleep(interval) => match client.register(&name, &request).await {
-                Ok(_) => {}
-                Err(error @ hexkv_client::Error::Rejected { .. }) => return Err(error.into()),
-                Err(error) => tracing::warn!(%error, "not renewed; it is tried again"),
-            }
+            stopped
+        };
+        if stopped {
+            return give_back(client, &name, &owner).await;
         }
+        tokio::select! {
+            _ = signals.next() => return give_back(client, &name, &owner).await,
+            () = tokio::time::sleep(interval) => {}
+        }
+    }
+}
+
+/// Takes the name out; that it is not there is as well.
+async fn give_back(client: &Client, name: &str, owner: &str) -> Result<(), Failure> {
+    match client.unregister(name, Some(owner)).await {
+        Ok(()) | Err(Error::Rejected { code: Code::NotFound, .. }) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -10,7 +10,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::output::{self, Output};
-use super::partial::{Partial, unless_interrupted};
+use super::target::{Partial, require_file, unless_interrupted};
 use super::{Failure, Global};
 
 /// How long the first byte may take: a node makes the whole snapshot before it sends any.
@@ -31,7 +31,7 @@ Examples:
 pub enum Verb {
     /// Saves the store to a file, while it serves
     #[command(
-        after_help = "The file appears when it is whole, checked and on disk.\n\nExamples:\n  client snapshot save hexkv.backup"
+        after_help = "The file appears when it is whole, checked and on disk; it is readable by its owner only.\n\nExamples:\n  client snapshot save hexkv.backup"
     )]
     Save {
         /// Where to; must not exist
@@ -63,12 +63,13 @@ pub async fn run(global: &Global, verb: Verb) -> Result<(), Failure> {
 
 async fn save(global: &Global, file: &Path, force: bool) -> Result<(), Failure> {
     let refused = || Failure::Refused(format!("{} exists; --force replaces it, nothing was saved", file.display()));
-    if !force && file.exists() {
+    require_file(file)?;
+    if !force && std::fs::symlink_metadata(file).is_ok() {
         return Err(refused());
     }
     let partial = Partial::create(file)?;
     let checked = unless_interrupted(fill(global, &partial), "interrupted; nothing was saved").await?;
-    match partial.become_file(file, force) {
+    match partial.become_file(force) {
         Ok(()) => tell(global.output, file, &checked),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(refused()),
         Err(e) => Err(Failure::local(format!("cannot write {}", file.display()))(e)),

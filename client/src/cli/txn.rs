@@ -1,13 +1,12 @@
 //! txn.
 
-use std::io::Read as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use hexkv_client::api::{TxnRequest, TxnResult};
+use hexkv_client::api::{TXN_BODY_BYTES_MAX, TxnRequest, TxnResult};
 
 use super::output::{self, Output};
-use super::{Failure, Global, TIMEOUT};
+use super::{Failure, Global, TIMEOUT, input};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -28,15 +27,8 @@ pub struct Arguments {
 
 /// Carries out a transaction.
 pub async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
-    let (name, body) = if arguments.file.as_os_str() == "-" {
-        let mut body = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut body).map_err(Failure::local("cannot read stdin"))?;
-        ("stdin".to_owned(), body)
-    } else {
-        let name = arguments.file.display().to_string();
-        let body = std::fs::read(&arguments.file).map_err(Failure::local(format!("cannot read {name}")))?;
-        (name, body)
-    };
+    let file = (arguments.file.as_os_str() != "-").then_some(arguments.file.as_path());
+    let (name, body) = (input::name(file), input::read(file, TXN_BODY_BYTES_MAX, "transaction")?);
     let txn: TxnRequest = serde_json::from_slice(&body)
         .map_err(|error| Failure::Usage(format!("{name} holds no transaction: {error}; nothing was sent")))?;
     let answer = global.client(TIMEOUT)?.txn(&txn).await?;

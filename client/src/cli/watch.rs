@@ -3,6 +3,7 @@
 use clap::Args;
 use hexkv_client::Error;
 use hexkv_client::api::{Item, WatchChange};
+use hexkv_client::console::{note, visible};
 use hexkv_client::kv::KeyRange;
 use hexkv_client::watch::{Changed, Watch, WatchOptions, Watched};
 use serde::Serialize;
@@ -59,7 +60,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
             Ok(Watch::Progress(_)) => {}
             // A node may be away for longer than a call may take; a watch goes on.
             Err(Error::Unavailable { detail, .. }) if watcher.position().is_some() && global.timeout_is_default() => {
-                eprintln!("{detail}; trying on");
+                note(&format!("{}; trying on", visible(&detail)));
             }
             Err(error) => return Err(error.into()),
         }

@@ -15,8 +15,8 @@ use super::connection::{Ask, Caller, Refused};
 use super::tally::{self, Latencies, TITLES};
 use super::worker::ERROR_PAUSE;
 use super::{Failure, Frame, show_progress};
-use crate::cli::hold::{SIGNAL_BASE, stopped};
 use crate::cli::output::{self, Output};
+use crate::cli::signals::{Signals, ended_by};
 
 /// Latencies of one kind, and what failed.
 #[derive(Debug)]
@@ -92,8 +92,9 @@ impl Clock {
         }
     }
 
-    /// Waits for all connections, beside a progress bar; SIGINT and SIGTERM end them.
+    /// Waits for all connections, beside a progress bar; a signal that asks for the end ends them.
     pub async fn gather<T: Send + 'static>(&self, mut connections: JoinSet<T>) -> Result<Vec<T>, Failure> {
+        let mut signals = Signals::install()?;
         let progress = tokio::spawn(show_progress(Arc::clone(&self.done), self.begin, self.end));
         let mut gathered = Vec::with_capacity(connections.len());
         let ended = loop {
@@ -103,10 +104,7 @@ impl Clock {
                     Some(Ok(part)) => gathered.push(part),
                     Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
                 },
-                stop = stopped() => {
-                    let signal = stop.map_err(Failure::local("signals cannot be watched"))?;
-                    break Err(Failure::Ended(u8::try_from(SIGNAL_BASE + signal.as_raw()).unwrap_or(u8::MAX)));
-                }
+                signal = signals.next() => break Err(ended_by(signal)),
             }
         };
         if ended.is_ok() && Instant::now() >= self.end {
@@ -171,11 +169,12 @@ impl Report {
                     self.settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
                 let endpoints = self.endpoints.join(", ");
                 output::line(&format!(
-                    "{}: {}, to {endpoints}, {:.1} s\n",
+                    "{}: {}, to {endpoints}, {:.1} s",
                     self.load,
                     settings.join(", "),
                     self.seconds
                 ))?;
+                output::line("")?;
                 let mut table = output::table(&TITLES);
                 for (name, part) in &self.measured {
                     table.add_row(part.row(name));

@@ -173,7 +173,7 @@ impl Report {
             return output::json(self);
         }
         output::line(&format!(
-            "{} connections to {}, {} keys, values of {} bytes, {} reads, {:.1} s\n",
+            "{} connections to {}, {} keys, values of {} bytes, {} reads, {:.1} s",
             self.connections,
             self.endpoints.join(", "),
             self.keys,
@@ -181,6 +181,7 @@ impl Report {
             self.consistency,
             self.seconds
         ))?;
+        output::line("")?;
         let mut table = output::table(&TITLES);
         for (name, part) in [("reads", &self.reads), ("writes", &self.writes), ("all", &self.all)] {
             if part.requests == 0 || (name == "all" && part.requests == self.reads.requests.max(self.writes.requests)) {

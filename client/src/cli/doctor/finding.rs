@@ -1,7 +1,5 @@
 //! What the doctor says.
 
-use std::fmt;
-
 use serde::Serialize;
 
 /// How bad it is.
@@ -47,13 +45,14 @@ impl Finding {
     }
 }
 
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Finding {
+    /// It for people: what was found, and what to do.
+    pub fn lines(&self) -> [String; 2] {
         let severity = match self.severity {
             Severity::Error => "ERROR  ",
             Severity::Warning => "WARNING",
         };
         let node = self.node.as_ref().map(|node| format!("{node}: ")).unwrap_or_default();
-        write!(f, "{severity} [{}] {node}{}\n        {}", self.check, self.what, self.next)
+        [format!("{severity} [{}] {node}{}", self.check, self.what), format!("        {}", self.next)]
     }
 }

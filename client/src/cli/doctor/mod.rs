@@ -68,7 +68,7 @@ pub async fn run(global: &Global, arguments: &Arguments) -> Result<(), Failure> 
         }))?,
         Output::Table => {
             for finding in &findings {
-                output::line(&finding.to_string())?;
+                finding.lines().iter().try_for_each(|line| output::line(line))?;
             }
             let nodes = seen.nodes.iter().filter(|node| node.check.is_ok()).count();
             output::line(&format!("{nodes} nodes checked: {errors} errors, {} warnings", findings.len() - errors))?;

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use hexkv_client::console::note;
 use hexkv_client::local::{self, HOST, LocalCluster, MAX_CLUSTER_SIZE, NODE_NAME_PREFIX, env_number};
 
 use super::{Failure, Global, cluster};
@@ -181,9 +182,9 @@ async fn start(
     let mut nodes = Nodes::open_or_create(dir, size)?;
     let running = nodes.running();
     if running.len() == nodes.size() as usize {
-        eprintln!("the cluster runs already");
+        note("the cluster runs already");
     } else if !running.is_empty() {
-        eprintln!("{} of {} nodes run already; the others are started", running.len(), nodes.size());
+        note(&format!("{} of {} nodes run already; the others are started", running.len(), nodes.size()));
     }
     nodes.start_all(server).await?;
     nodes.wait_formed(wait).await?;

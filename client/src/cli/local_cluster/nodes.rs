@@ -276,12 +276,7 @@ impl Nodes {
 
     fn failed(&self, index: u32, said: &str) -> Failure {
         let log = self.dir.log(index);
-        Failure::Unavailable(format!(
-            "{said}\n\nlast lines of {}:\n{}\nThe cause is usually named there. `client cluster status` shows what still \
-             runs, `client cluster stop` ends it, `client cluster clean` removes its data too.",
-            log.display(),
-            report::last_lines(&log)
-        ))
+        Failure::Node { what: said.to_owned(), log: log.display().to_string(), last_lines: report::last_lines(&log) }
     }
 
     /// Stops these nodes: asks first, kills those that do not go. A recorded pid that is another process by now is left

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,14 +11,11 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, setsid};
 use serde::{Deserialize, Serialize};
 
+use crate::cli::proc::{Stat, has_no_further_thread};
+use crate::cli::target::FILE_MODE;
+
 /// What the kernel appends to the path of an executable that was replaced while it ran.
 const DELETED_MARK: &str = " (deleted)";
-
-/// State of `/proc/PID/stat`: ended, not yet reaped.
-const ZOMBIE: &str = "Z";
-
-/// State of `/proc/PID/stat`: being removed.
-const DEAD: &str = "X";
 
 /// A process, told apart from any later one that gets the same pid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,8 +36,8 @@ impl ProcessRecord {
     /// # Errors
     /// `NotFound` when nothing runs there; whatever `/proc` answers otherwise.
     pub fn of(pid: u32) -> io::Result<Self> {
-        let (state, start_ticks) = stat(pid)?;
-        if state == ZOMBIE || state == DEAD {
+        let stat = Stat::of(pid)?;
+        if stat.has_ended() {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("process {pid} has ended")));
         }
         let executable = fs::read_link(format!("/proc/{pid}/exe"))?;
@@ -48,7 +46,7 @@ impl ProcessRecord {
             None => executable,
         };
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
-        Ok(Self { pid, start_ticks, boot_id, executable })
+        Ok(Self { pid, start_ticks: stat.start_ticks, boot_id, executable })
     }
 
     /// Whether the recorded process still runs: same pid, same start, same executable.
@@ -59,9 +57,8 @@ impl ProcessRecord {
     /// Whether nothing of the recorded process is left: also no thread that still holds its ports and files. Between
     /// running and this, a process that ends has no executable any more, but still listens.
     pub fn is_gone(&self) -> bool {
-        let Ok((state, start_ticks)) = stat(self.pid) else { return true };
-        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count);
-        start_ticks != self.start_ticks || (threads <= 1 && [ZOMBIE, DEAD].contains(&state.as_str()))
+        let Ok(stat) = Stat::of(self.pid) else { return true };
+        stat.start_ticks != self.start_ticks || (stat.has_ended() && has_no_further_thread(self.pid))
     }
 
     /// Sends a signal to the recorded process and to no other; false when it has ended.
@@ -87,28 +84,13 @@ impl ProcessRecord {
     }
 }
 
-/// State and start time of a process.
-fn stat(pid: u32) -> io::Result<(String, u64)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    parse_stat(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat: {text:?}")))
-}
-
-/// Fields 3 and 22 of `/proc/PID/stat`; the name in field 2 may hold blanks and parentheses.
-fn parse_stat(text: &str) -> Option<(String, u64)> {
-    let (_, after_name) = text.rsplit_once(')')?;
-    let mut fields = after_name.split_whitespace();
-    let state = fields.next()?.to_owned();
-    let start_ticks = fields.nth(18)?.parse().ok()?;
-    Some((state, start_ticks))
-}
-
 /// Starts `command` in a session of its own, so that neither Ctrl-C nor a closed terminal ends it; stdout and stderr
 /// are appended to `log`. `None` when it has ended already.
 ///
 /// # Errors
 /// When the log cannot be opened or the program cannot be started.
 pub fn start_detached(mut command: Command, log: &Path) -> io::Result<Option<ProcessRecord>> {
-    let log = File::options().create(true).append(true).open(log)?;
+    let log = File::options().create(true).append(true).mode(FILE_MODE).open(log)?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // SAFETY: between fork and exec only async-signal-safe calls are allowed; setsid is a bare system call, and
     // turning its error into an io::Error does not allocate.
@@ -140,13 +122,6 @@ mod tests {
         let child = Command::new("sleep").arg("600").spawn().unwrap();
         let record = ProcessRecord::of(child.id()).unwrap();
         (child, record)
-    }
-
-    #[test]
-    fn names_with_blanks_and_parentheses_do_not_shift_the_fields() {
-        let text = "42 (a) b (c)) S 1 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 98765 1000 1 18446744073709551615";
-        assert_eq!(parse_stat(text), Some(("S".to_owned(), 98765)));
-        assert_eq!(parse_stat("42 (x) S 1"), None);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What a cluster directory remembers between commands.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use hexkv_client::local::{LocalCluster, NODE_NAME_PREFIX};
@@ -10,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::process::ProcessRecord;
 use crate::cli::Failure;
+use crate::cli::input::bounded;
+use crate::cli::target::{DIRECTORY_MODE, FILE_MODE};
 
 /// The file that makes a directory a cluster directory.
 const MARKER: &str = "cluster.json";
@@ -19,6 +22,9 @@ const LOCK: &str = ".lock";
 
 /// Version of the marker's content.
 const FORMAT: u32 = 1;
+
+/// Largest marker, in bytes.
+const RECORD_BYTES_MAX: usize = 1 << 20;
 
 /// Content of the marker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +102,8 @@ impl ClusterDir {
     /// When it holds something else than a cluster, or another command works on it.
     pub fn create(&self) -> Result<Lock, Failure> {
         let dir = self.0.display();
-        fs::create_dir_all(&self.0).map_err(Failure::local(format!("cannot create {dir}")))?;
+        let created = DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(&self.0);
+        created.map_err(Failure::local(format!("cannot create {dir}")))?;
         if !self.marker().exists() {
             let mut entries = fs::read_dir(&self.0).map_err(Failure::local(format!("cannot read {dir}")))?;
             if entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != LOCK)) {
@@ -115,7 +122,7 @@ impl ClusterDir {
     pub fn lock(&self) -> Result<Lock, Failure> {
         let path = self.0.join(LOCK);
         let what = || format!("cannot lock {}", path.display());
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = File::options().create(true).truncate(false).write(true).mode(FILE_MODE).open(&path);
         let file = file.map_err(Failure::local(what()))?;
         match file.try_lock() {
             Ok(()) => Ok(Lock { _file: file }),
@@ -133,8 +140,9 @@ impl ClusterDir {
     /// When the marker cannot be read or is of another version.
     pub fn read(&self) -> Result<Option<Record>, Failure> {
         let path = self.marker();
-        let text = match fs::read(&path) {
-            Ok(text) => text,
+        let text = match File::open(&path).and_then(|file| bounded(file, RECORD_BYTES_MAX)) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Err(Failure::Refused(format!("{} is not of this client: too long", path.display()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Failure::local(format!("cannot read {}", path.display()))(error)),
         };
@@ -166,7 +174,8 @@ impl ClusterDir {
     pub fn write(&self, _lock: &Lock, record: &Record) -> Result<(), Failure> {
         let new = self.0.join(format!("{MARKER}.new"));
         let text = serde_json::to_vec_pretty(record).expect("a record becomes JSON");
-        let written = File::create(&new).and_then(|mut file| {
+        let opened = File::options().create(true).truncate(true).write(true).mode(FILE_MODE).open(&new);
+        let written = opened.and_then(|mut file| {
             file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&new, self.marker())

@@ -21,6 +21,9 @@ const LOG_LINES_MAX: usize = 20;
 /// Bytes of a log that these are looked for in.
 const LOG_TAIL_BYTES_MAX: u64 = 16 << 10;
 
+/// Bytes of a log that are read at a time.
+const LOG_READ_BYTES: usize = 64 << 10;
+
 /// Pause between two looks at a log that is followed.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -43,10 +46,11 @@ pub async fn started(global: &Global, record: &Record, layout: &LocalCluster) ->
     }
     let first = layout.endpoint(1);
     let last = layout.endpoint(record.size);
-    output::line(&format!(
-        "\nTry:\n  curl -X PUT {first}/api/kv/greeting --data-binary hello\n  curl {last}/api/kv/greeting\n  \
-         curl {first}/api/cluster/status"
-    ))
+    output::line("")?;
+    output::line("Try:")?;
+    output::line(&format!("  curl -X PUT {first}/api/kv/greeting --data-binary hello"))?;
+    output::line(&format!("  curl {last}/api/kv/greeting"))?;
+    output::line(&format!("  curl {first}/api/cluster/status"))
 }
 
 /// Shows which nodes run, and as what.
@@ -118,7 +122,7 @@ pub fn stopped(global: &Global, stopped: &BTreeMap<u32, Stopped>) -> Result<(), 
 }
 
 /// The last lines of a log; a remark in their place when there are none.
-pub fn last_lines(log: &Path) -> String {
+pub fn last_lines(log: &Path) -> Vec<String> {
     let tail = File::open(log).and_then(|mut file| {
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES_MAX)))?;
@@ -127,14 +131,14 @@ pub fn last_lines(log: &Path) -> String {
         Ok(bytes)
     });
     match tail {
-        Ok(bytes) if bytes.is_empty() => "  (the log is empty)\n".to_owned(),
+        Ok(bytes) if bytes.is_empty() => vec!["(the log is empty)".to_owned()],
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
             let lines: Vec<&str> = text.lines().collect();
             let shown = &lines[lines.len().saturating_sub(LOG_LINES_MAX)..];
-            shown.iter().map(|line| format!("  {line}\n")).collect()
+            shown.iter().map(|line| (*line).to_owned()).collect()
         }
-        Err(error) => format!("  (the log cannot be read: {error})\n"),
+        Err(error) => vec![format!("(the log cannot be read: {error})")],
     }
 }
 
@@ -142,16 +146,30 @@ pub fn last_lines(log: &Path) -> String {
 pub async fn log(path: &Path, follow: bool) -> Result<(), Failure> {
     let what = || format!("cannot read {}", path.display());
     let mut file = File::open(path).map_err(Failure::local(what()))?;
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = vec![0; LOG_READ_BYTES];
+    // Characters are not cut where reads end.
+    let mut held = 0;
     loop {
-        let read = file.read(&mut buffer).map_err(Failure::local(what()))?;
+        let read = file.read(&mut buffer[held..]).map_err(Failure::local(what()))?;
         if read > 0 {
-            output::bytes(&buffer[..read])?;
+            let filled = held + read;
+            let whole = filled - cut_character(&buffer[..filled]);
+            output::text(&buffer[..whole])?;
+            buffer.copy_within(whole..filled, 0);
+            held = filled - whole;
         } else if follow {
             tokio::time::sleep(FOLLOW_INTERVAL).await;
         } else {
-            return Ok(());
+            return output::text(&buffer[..held]);
         }
+    }
+}
+
+/// Bytes at the end of `bytes` that begin a character which goes on behind them.
+fn cut_character(bytes: &[u8]) -> usize {
+    match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() => bytes.len() - error.valid_up_to(),
+        Ok(_) | Err(_) => 0,
     }
 }
 
@@ -163,13 +181,13 @@ mod tests {
     fn only_the_end_of_a_long_log_is_shown() {
         let home = tempfile::tempdir().unwrap();
         let log = home.path().join("log");
-        assert!(last_lines(&log).contains("cannot be read"));
+        assert!(last_lines(&log)[0].contains("cannot be read"));
         std::fs::write(&log, "").unwrap();
-        assert!(last_lines(&log).contains("empty"));
+        assert!(last_lines(&log)[0].contains("empty"));
         let text: String = (0..10_000).map(|line| format!("line {line}\n")).collect();
         std::fs::write(&log, text).unwrap();
         let shown = last_lines(&log);
-        assert_eq!(shown.lines().count(), LOG_LINES_MAX);
-        assert!(shown.ends_with("  line 9999\n"), "{shown}");
+        assert_eq!(shown.len(), LOG_LINES_MAX);
+        assert_eq!(shown[LOG_LINES_MAX - 1], "line 9999");
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hexkv_client::api::{ClusterStatus, MemberState, Role};
+use hexkv_client::console::note;
 use hexkv_client::local::{LocalCluster, Probe, formed};
 use tokio::time::Instant;
 
@@ -34,7 +35,7 @@ pub async fn restart(nodes: &mut Nodes, server: Option<&Path>, wait: Duration) -
             )));
         }
         let index = next(&left, status.leader.as_deref());
-        eprintln!("restarting {} ({} to go)", LocalCluster::name(index), left.len());
+        note(&format!("restarting {} ({} to go)", LocalCluster::name(index), left.len()));
         nodes.stop(&[index]).await?;
         nodes.start(&[index], server).await?;
         left.remove(&index);

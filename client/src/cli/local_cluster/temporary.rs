@@ -5,16 +5,14 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use hexkv_client::console::note;
 use tokio::process::Command;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::nodes::Nodes;
 use super::record::ClusterDir;
 use super::smoke;
+use crate::cli::signals::{SIGNAL_BASE, Signals, ended_by};
 use crate::cli::{Failure, Global};
-
-/// What shells add to a signal's number to make a code.
-const SIGNAL_CODE_BASE: i32 = 128;
 
 /// Starts a fresh cluster, runs `command` (a smoke test when it is empty), removes the cluster.
 ///
@@ -38,20 +36,18 @@ pub async fn run(
             here.path().display()
         )));
     }
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::local("cannot listen for signals"))?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::local("cannot listen for signals"))?;
+    let mut signals = Signals::install()?;
     let mut nodes = Nodes::open_or_create(here, Some(size))?;
     let ended = tokio::select! {
         ended = start_and_run(global, &mut nodes, server, command, wait) => ended,
-        _ = interrupt.recv() => Err(ended_by(SignalKind::interrupt())),
-        _ = terminate.recv() => Err(ended_by(SignalKind::terminate())),
+        signal = signals.next() => Err(ended_by(signal)),
     };
     if ended.is_ok() {
         return nodes.clean().await.map(drop);
     }
     let all = nodes.running();
     nodes.stop(&all).await?;
-    eprintln!("the cluster is stopped; its data and logs are left in {}", nodes.dir().path().display());
+    note(&format!("the cluster is stopped; its data and logs are left in {}", nodes.dir().path().display()));
     ended
 }
 
@@ -82,10 +78,6 @@ async fn start_and_run(
 
 /// The code a shell would report.
 fn code(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| status.signal().map(|signal| SIGNAL_CODE_BASE + signal));
+    let code = status.code().or_else(|| status.signal().map(|signal| SIGNAL_BASE + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
-}
-
-fn ended_by(kind: SignalKind) -> Failure {
-    Failure::Ended(u8::try_from(SIGNAL_CODE_BASE + kind.as_raw_value()).unwrap_or(1))
 }
