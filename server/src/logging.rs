@@ -1,4 +1,7 @@
 //! Log lines on stderr, for people or for machines, each with the node's name.
+//!
+//! Invariant: an event is one line, whatever its message and fields hold, and nothing of them acts on a terminal: what clients and
+//! other nodes send is logged too.
 
 use std::{fmt, io::IsTerminal as _};
 
@@ -12,6 +15,8 @@ use tracing_subscriber::{
     },
     registry::LookupSpan,
 };
+
+use hexkv_client::console::{VisibleFields, escape_json};
 
 use crate::config::LogFormat;
 
@@ -61,7 +66,10 @@ where
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(writer);
     let node = node.to_owned();
     match format {
-        LogFormat::Human => Box::new(builder.event_format(HumanLine { node, line: Format::default() }).finish()),
+        LogFormat::Human => {
+            let line = HumanLine { node, line: Format::default() };
+            Box::new(builder.fmt_fields(VisibleFields).event_format(line).finish())
+        }
         LogFormat::Json => {
             let line = Format::default().json().flatten_event(true).with_current_span(false);
             Box::new(builder.json().event_format(JsonLine { node, line }).finish())
@@ -100,6 +108,7 @@ where
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut line = String::new();
         self.line.format_event(context, Writer::new(&mut line), event)?;
+        let line = escape_json(line);
         let rest = line.strip_prefix('{').ok_or(fmt::Error)?;
         let node = serde_json::Value::from(self.node.as_str());
         write!(writer, "{{\"node\":{node},{rest}")
@@ -160,6 +169,28 @@ mod tests {
         assert_eq!(line["message"], "a \"quoted\" message");
         assert_eq!((&line["level"], &line["port"]), (&"WARN".into(), &4000.into()));
         assert_eq!(line["spans"][0]["id"], 7);
+    }
+
+    #[test]
+    fn values_forge_no_line_and_act_on_no_terminal() {
+        const FORGED: &str = "x\nhex_hub1@127.0.0.1 ERROR forged\r\u{1b}[2J\u{9b}1m\u{7f}\u{202e}";
+        let failed = || io::Error::other(FORGED);
+        for format in [LogFormat::Human, LogFormat::Json] {
+            let lines = logged(format, "info", || {
+                let _span = tracing::info_span!("request", name = %FORGED).entered();
+                tracing::warn!("a message with {FORGED}");
+                tracing::warn!(shown = %FORGED, debug = ?FORGED, plain = FORGED, error = %failed(), "fields");
+                tracing::warn!(error = &failed() as &dyn std::error::Error, "an error");
+            });
+            assert_eq!(lines.len(), 3, "one line an event: {lines:?}");
+            for line in lines {
+                assert!(!line.contains(hexkv_client::console::acts_on_terminal), "{line:?}");
+                assert!(line.contains("forged"), "{line}");
+                if format == LogFormat::Json {
+                    serde_json::from_str::<serde_json::Value>(&line).expect("it stays JSON");
+                }
+            }
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{mem::ManuallyDrop, process::ExitCode};
 
+use hexkv_client::console::{note, print};
 use hexkv_server::{
     config,
     environment::Environment,
@@ -9,6 +10,7 @@ use hexkv_server::{
     run::{self, RunError},
     supervisor::{END_TIMEOUT, EXIT_FAILED, Supervisor},
 };
+use rustix::{fs::Mode, process::umask};
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
@@ -20,7 +22,11 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[unsafe(export_name = "_rjem_malloc_conf")]
 pub static malloc_conf: &[u8] = b"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
+/// What this process creates is for its own user only: also the files that sled creates.
+const UMASK: Mode = Mode::from_raw_mode(0o077);
+
 fn main() -> ExitCode {
+    umask(UMASK);
     let args: Vec<_> = std::env::args_os().collect();
     if let Some(code) = offline::dispatch(&args) {
         return code;
@@ -32,11 +38,11 @@ fn main() -> ExitCode {
     let files = config::raise_fd_limit();
     let connections = files.connections(config.connections_max);
     if sources.print_requested() {
-        print!("{sources}{connections}");
+        print(&format!("{sources}{connections}"));
         return ExitCode::SUCCESS;
     }
     if let Err(e) = logging::init(config.log_format, &config.log_filter, &config.node_name.to_string()) {
-        eprintln!("error: {e}");
+        note(&format!("error: {e}"));
         return ExitCode::FAILURE;
     }
     if let Err(e) = files.check() {

@@ -23,8 +23,8 @@ pub use event::{
 pub use lease::{LeaseAnswer, LeaseItem, LeaseListAnswer, LeaseRequest, LeaseStatusAnswer, Ttl};
 pub use problem::{Code, Problem};
 pub use txn::{
-    Compare, CompareOp, CompareTarget, SortOrder, TXN_OPERATIONS_MAX, TxnAnswer, TxnDelete, TxnGet, TxnList, TxnOp,
-    TxnPut, TxnRange, TxnRequest, TxnResult,
+    Compare, CompareOp, CompareTarget, SortOrder, TXN_BODY_BYTES_MAX, TXN_OPERATIONS_MAX, TxnAnswer, TxnDelete, TxnGet,
+    TxnList, TxnOp, TxnPut, TxnRange, TxnRequest, TxnResult,
 };
 pub use watch::{CompactAnswer, CompactRequest, WatchChange, WatchClosed, WatchCompacted, WatchProgress};
 

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::console::escape_json;
 use crate::encoding::KEY_BYTES_MAX;
 
 /// Largest value that any cluster takes, in bytes; one may be set to take less.
@@ -65,7 +66,7 @@ impl Record {
             value: STANDARD.encode(&self.value),
             content_type: self.content_type.as_deref(),
         };
-        serde_json::to_string(&body).expect("strings become JSON")
+        escape_json(serde_json::to_string(&body).expect("strings become JSON"))
     }
 }
 

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use hexkv_client::console::print;
 
-use super::{BadInput, FAILED, say};
+use super::{BadInput, FAILED};
 use crate::checker;
 use crate::history::{HISTORY_FILE, read_file};
 use crate::run::table;
@@ -26,7 +27,7 @@ pub(super) fn main(arguments: &CheckArguments) -> Result<ExitCode, BadInput> {
     };
     let events = read_file(&path).map_err(|error| BadInput(format!("{}: {error}", path.display())))?;
     let verdicts = checker::judge(&events);
-    say(&format!("{} events of {}\n{}", events.len(), path.display(), table::verdicts(&verdicts)));
+    print(&format!("{} events of {}\n{}", events.len(), path.display(), table::verdicts(&verdicts)));
     let valid = verdicts.iter().all(|verdict| verdict.valid);
     Ok(if valid { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }

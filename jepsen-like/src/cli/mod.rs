@@ -10,10 +10,12 @@ mod run;
 mod server;
 mod suite;
 
-use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use hexkv_client::console::{note, print};
+use rustix::fs::Mode;
+use rustix::process::umask;
 
 use crate::mutants::{MutantsArguments, main as mutate};
 use crate::sim::cli::{SimArguments, main as simulate};
@@ -22,6 +24,8 @@ use crate::sim::cli::{SimArguments, main as simulate};
 const FAILED: u8 = 1;
 /// The command line or the input makes no sense.
 const BAD_INPUT: u8 = 2;
+/// What a run leaves (data of nodes, logs, histories, reports) is for its own user only.
+const UMASK: Mode = Mode::from_raw_mode(0o077);
 /// Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
@@ -56,6 +60,7 @@ struct BadInput(String);
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    umask(UMASK);
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Run(arguments) => run::main(arguments),
@@ -64,23 +69,12 @@ pub fn main() -> ExitCode {
         Command::Mutants(arguments) => mutate(&arguments).map_err(|e| BadInput(e.to_string())),
         Command::Check(arguments) => check::main(&arguments),
         Command::List => {
-            say(&list::text());
+            print(&list::text());
             Ok(ExitCode::SUCCESS)
         }
     };
     done.unwrap_or_else(|bad| {
-        eprintln!("error: {bad}");
+        note(&format!("error: {bad}"));
         ExitCode::from(BAD_INPUT)
     })
-}
-
-/// Writes `text` to stdout, as lines. Whoever read it may have gone (`| head`): that ends no run, whose results are in
-/// its directory.
-fn say(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    let said = stdout.write_all(text.trim_end_matches('\n').as_bytes()).and_then(|()| stdout.write_all(b"\n"));
-    match said.and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => eprintln!("stdout cannot be written: {error}"),
-        Ok(()) | Err(_) => {}
-    }
 }

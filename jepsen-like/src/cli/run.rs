@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use hexkv_client::console::{note, print};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use super::{BadInput, FAILED, INTERRUPTED, names, say, server};
+use super::{BadInput, FAILED, INTERRUPTED, names, server};
 use crate::cluster::NODES_MAX;
 use crate::history::recorder::EVENTS_MAX;
 use crate::run::{self, CLIENTS_MAX, Outcome, Plan, RATE_MAX, RunError, TIME_MAX, directory, table};
@@ -120,7 +121,7 @@ pub(super) fn main(arguments: RunArguments) -> Result<ExitCode, BadInput> {
     let runtime = runtime.map_err(|error| BadInput(format!("the async runtime did not start: {error}")))?;
     let out = plan.out.display().to_string();
     let faults: Vec<&str> = plan.faults.iter().map(|fault| fault.name()).collect();
-    say(&format!(
+    print(&format!(
         "{} nodes, {}, faults: {}\nseed {}, {out}",
         plan.nodes,
         plan.workload.name(),
@@ -131,7 +132,7 @@ pub(super) fn main(arguments: RunArguments) -> Result<ExitCode, BadInput> {
     match runtime.block_on(interruptible(plan)) {
         None => Ok(cut_short(&out)),
         Some(Ok(outcome)) => {
-            say(&table::outcome(&outcome));
+            print(&table::outcome(&outcome));
             Ok(match outcome.interrupted {
                 true => ExitCode::from(INTERRUPTED),
                 false if outcome.record.passed => ExitCode::SUCCESS,
@@ -141,7 +142,7 @@ pub(super) fn main(arguments: RunArguments) -> Result<ExitCode, BadInput> {
         Some(Err(error @ RunError::NotEmpty(_))) => Err(BadInput(error.to_string())),
         Some(Err(RunError::Interrupted)) => Ok(cut_short(&out)),
         Some(Err(error)) => {
-            eprintln!("error: {error}\nwhat there is, each node's log too, is in {out}");
+            note(&format!("error: {error}\nwhat there is, each node's log too, is in {out}"));
             Ok(ExitCode::from(FAILED))
         }
     }
@@ -149,7 +150,7 @@ pub(super) fn main(arguments: RunArguments) -> Result<ExitCode, BadInput> {
 
 /// What is said, and the exit code, when there is nothing to judge.
 pub(super) fn cut_short(out: &str) -> ExitCode {
-    eprintln!("interrupted: all nodes were ended, what was recorded is in {out}");
+    note(&format!("interrupted: all nodes were ended, what was recorded is in {out}"));
     ExitCode::from(INTERRUPTED)
 }
 
@@ -159,7 +160,7 @@ pub(super) async fn interruptible(plan: Plan) -> Option<Result<Outcome, RunError
     let stop = CancellationToken::new();
     let stopped = async {
         signalled().await;
-        eprintln!("interrupted: the nodes end, and what was recorded is judged; once more ends it at once");
+        note("interrupted: the nodes end, and what was recorded is judged; once more ends it at once");
         stop.cancel();
         signalled().await;
     };
@@ -171,7 +172,7 @@ pub(super) async fn interruptible(plan: Plan) -> Option<Result<Outcome, RunError
 
 async fn signalled() {
     if let Err(error) = stop_signal().await {
-        eprintln!("signals cannot be watched, so this ends now: {error}");
+        note(&format!("signals cannot be watched, so this ends now: {error}"));
     }
 }
 

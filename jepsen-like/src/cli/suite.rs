@@ -6,11 +6,12 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
+use hexkv_client::console::{note, print};
 
 use super::{
     BadInput, FAILED, INTERRUPTED, names,
     run::{cut_short, interruptible},
-    say, server,
+    server,
 };
 use crate::run::{self, Outcome, Plan, RunError, directory};
 use crate::workload;
@@ -113,14 +114,14 @@ pub(super) fn main(arguments: SuiteArguments) -> Result<ExitCode, BadInput> {
     let out = arguments.out.clone().unwrap_or_else(|| directory::default_path("suite", arguments.seed));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| BadInput(format!("the async runtime did not start: {error}")))?;
-    say(&heading(&version, arguments.long));
+    print(&heading(&version, arguments.long));
     let (began, mut total, mut all_passed) = (Instant::now(), Total::default(), true);
     let time = if arguments.long { CELL_TIME_LONG } else { CELL_TIME };
     for cell in cells {
         let plan = plan(&cell, time, &server, &version, &out)?;
         if let Some(why) = plan.faults.iter().find_map(|fault| fault.unavailable()) {
             let Cell { workload, faults, nodes, seed } = cell;
-            say(&format!("| {workload} | {faults} | {nodes} | {seed} | | | | skipped: {why} |"));
+            print(&format!("| {workload} | {faults} | {nodes} | {seed} | | | | skipped: {why} |"));
             continue;
         }
         let command = plan.command.clone();
@@ -128,11 +129,11 @@ pub(super) fn main(arguments: SuiteArguments) -> Result<ExitCode, BadInput> {
         match runtime.block_on(interruptible(plan)) {
             None | Some(Err(RunError::Interrupted)) => return Ok(cut_short(&out.display().to_string())),
             Some(Ok(outcome)) => {
-                say(&row(&cell, &outcome));
+                print(&row(&cell, &outcome));
                 total.add(&outcome);
                 if !outcome.record.passed {
                     all_passed = false;
-                    say(&run::table::outcome(&outcome));
+                    print(&run::table::outcome(&outcome));
                 }
                 if outcome.interrupted {
                     return Ok(ExitCode::from(INTERRUPTED));
@@ -141,15 +142,15 @@ pub(super) fn main(arguments: SuiteArguments) -> Result<ExitCode, BadInput> {
             Some(Err(error @ RunError::NotEmpty(_))) => return Err(BadInput(error.to_string())),
             Some(Err(error)) => {
                 all_passed = false;
-                say(&format!(
+                print(&format!(
                     "| {} | {} | {} | {} | | | | **did not run** |",
                     cell.workload, cell.faults, cell.nodes, cell.seed
                 ));
-                eprintln!("error: {error}\nagain: {command}");
+                note(&format!("error: {error}\nagain: {command}"));
             }
         }
     }
-    say(&format!("\n{}\n{}", total.text(began.elapsed()), if all_passed { "passed" } else { "FAILED" }));
+    print(&format!("\n{}\n{}", total.text(began.elapsed()), if all_passed { "passed" } else { "FAILED" }));
     Ok(if all_passed { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 

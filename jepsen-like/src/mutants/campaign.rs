@@ -12,6 +12,7 @@ use std::{
 };
 
 use comfy_table::{Table, presets};
+use hexkv_client::console;
 use hexkv_store::mutants::Mutant;
 
 use super::{MutantsArguments, sentence::accuser};
@@ -43,7 +44,7 @@ pub fn run(arguments: &MutantsArguments) -> io::Result<bool> {
         let work = || {
             while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let fate = try_seeds(*mutant, arguments, &sound)?;
-                println!("{}", told(&fate));
+                console::print(&told(&fate));
                 fates.lock().unwrap_or_else(PoisonError::into_inner).push(fate);
             }
             Ok::<(), io::Error>(())
@@ -56,17 +57,20 @@ pub fn run(arguments: &MutantsArguments) -> io::Result<bool> {
     print(&fates);
     let killed = fates.iter().filter(|fate| fate.killed.is_some()).count();
     let failed = sound.failed();
-    println!(
+    console::print(&format!(
         "{killed} of {} mutants killed in {:.0} s; the sound build passed {} of the {} seeds used",
         fates.len(),
         began.elapsed().as_secs_f64(),
         sound.count() - failed.len(),
         sound.count()
-    );
+    ));
     let elsewhere: Vec<&str> = Mutant::ALL.iter().filter(|m| !m.in_simulation()).map(|m| m.name()).collect();
-    println!("not for the simulation, but for unit tests and runs of real processes: {}", elsewhere.join(", "));
+    console::print(&format!(
+        "not for the simulation, but for unit tests and runs of real processes: {}",
+        elsewhere.join(", ")
+    ));
     for (seed, failure) in &failed {
-        println!("the sound build FAILED seed {seed}: {failure}");
+        console::print(&format!("the sound build FAILED seed {seed}: {failure}"));
     }
     Ok(killed == fates.len() && failed.is_empty())
 }
@@ -152,6 +156,6 @@ fn print(fates: &[Fate]) {
         ]);
     }
     for line in table.lines() {
-        println!("{}", line.trim_end());
+        console::print(line.trim_end());
     }
 }

@@ -9,6 +9,8 @@ mod sentence;
 use std::{io, process::ExitCode};
 
 use clap::Args;
+#[cfg(not(feature = "mutants"))]
+use hexkv_client::console::note;
 
 /// Exit code when a mutant survived, or a sound build failed.
 #[cfg(feature = "mutants")]
@@ -56,10 +58,10 @@ pub fn main(arguments: &MutantsArguments) -> io::Result<ExitCode> {
 pub fn main(arguments: &MutantsArguments) -> io::Result<ExitCode> {
     let MutantsArguments { budget_seeds, first_seed, only, jobs } = arguments;
     let only = if only.is_empty() { String::new() } else { format!(" --only {}", only.join(",")) };
-    eprintln!(
+    note(&format!(
         "error: this build has no mutants in it\nhint: cargo build --release -p jepsen-like --features mutants --target-dir \
          target/mutants, then target/mutants/release/jepsen-like mutants --budget-seeds {budget_seeds} --first-seed \
          {first_seed} --jobs {jobs}{only}"
-    );
+    ));
     Ok(ExitCode::from(NOT_BUILT))
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use clap::Args;
+use hexkv_client::console::print;
 use tracing_subscriber::fmt::{format::Writer, time::FormatTime};
 
 use super::{
@@ -95,9 +96,9 @@ fn one(seed: u64, reduction: &Reduction, arguments: &SimArguments) -> io::Result
     }
     let report = Report::new(seed, reduction, &outcome, began.elapsed());
     if arguments.json {
-        println!("{}", serde_json::to_string(&report)?);
+        print(&serde_json::to_string(&report)?);
     } else {
-        println!("{report}");
+        print(&report.to_string());
     }
     Ok(report.failure.is_none())
 }

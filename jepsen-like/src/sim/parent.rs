@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hexkv_client::console::print;
+
 use super::{
     plan::Reduction,
     report::{Report, arguments, command},
@@ -69,7 +71,7 @@ pub fn run(campaign: &Campaign) -> io::Result<bool> {
     })?;
     let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
     let took = began.elapsed();
-    println!(
+    print(&format!(
         "{} seeds ({} of them twice) in {:.1} s, {:.0} a minute: {} faults struck, {} operations, {:.0} s simulated; \
          whole again at most {} ms after the last fault; {} writes through majorities in order took at most {} ms; {} failed",
         sum.seeds,
@@ -83,7 +85,7 @@ pub fn run(campaign: &Campaign) -> io::Result<bool> {
         sum.writes_judged,
         sum.longest_write_ms,
         sum.failures.len()
-    );
+    ));
     for report in sum.failures.iter().take(SHRUNK_MAX) {
         shrink_and_tell(report, &campaign.reduction)?;
     }
@@ -107,12 +109,12 @@ fn work(campaign: &Campaign, next: &AtomicU64, sum: &Mutex<Sum>) -> io::Result<(
             }
         }
         if let Some(failure) = &report.failure {
-            println!("seed {seed} FAILED: {failure}\n  repeat it: {}", command(seed, &campaign.reduction));
+            print(&format!("seed {seed} FAILED: {failure}\n  repeat it: {}", command(seed, &campaign.reduction)));
         }
         let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
         sum.add(report, repeated);
         if sum.seeds.is_multiple_of(PROGRESS_EVERY) {
-            println!("{} seeds, {} failed", sum.seeds, sum.failures.len());
+            print(&format!("{} seeds, {} failed", sum.seeds, sum.failures.len()));
         }
     }
 }
@@ -135,7 +137,7 @@ impl Sum {
 
 fn shrink_and_tell(report: &Report, base: &Reduction) -> io::Result<()> {
     let shrunk = shrink::shrink(report, base, |reduction| child(report.seed, reduction, None))?;
-    println!(
+    print(&format!(
         "seed {} still fails with {} operations and without {} of its faults ({} runs): {}\n  repeat it: {}",
         report.seed,
         shrunk.report.operations,
@@ -143,7 +145,7 @@ fn shrink_and_tell(report: &Report, base: &Reduction) -> io::Result<()> {
         shrunk.runs,
         shrunk.report.failure.as_deref().unwrap_or_default(),
         command(report.seed, &shrunk.reduction)
-    );
+    ));
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use hexkv_client::console::note;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Hashes what is seen, in order.
@@ -22,7 +23,7 @@ impl Trace {
     pub fn note(&mut self, at_ms: u64, event: &impl Debug) {
         let text = format!("{at_ms} {event:?}\n");
         if self.printed {
-            eprint!("trace {text}");
+            note(&format!("trace {text}"));
         }
         self.hash.update(text.as_bytes());
         self.events += 1;

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
+use hexkv_client::console::{note, visible};
+
 use super::{layers::Source, options::OptionRow};
 
 /// Exit code of a process that was started in a wrong way.
@@ -83,7 +85,7 @@ impl ConfigError {
                 // Nothing can be said when the terminal is gone; the exit code remains.
                 let _ = error.print();
             }
-            other => eprintln!("error: {other}"),
+            other => note(&format!("error: {}", visible(&other.to_string()))),
         }
         self.exit_code()
     }

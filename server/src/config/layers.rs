@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
@@ -120,11 +121,12 @@ fn refuse_unknown_variables<'a>(names: impl Iterator<Item = &'a String>) -> Resu
 
 fn read_file(path: &Path) -> Result<BTreeMap<&'static str, (String, Source)>, ConfigError> {
     let failed = |reason: String| ConfigError::File { path: path.to_owned(), reason };
-    let size = fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
-    if size > FILE_BYTES_MAX {
-        return Err(failed(format!("{size} bytes; at most {FILE_BYTES_MAX} are read")));
+    let mut text = String::new();
+    // What has no end has no length either.
+    let read = fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text));
+    if read.map_err(|error| failed(error.to_string()))? as u64 > FILE_BYTES_MAX {
+        return Err(failed(format!("more than {FILE_BYTES_MAX} bytes, which is not read")));
     }
-    let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| failed(error.to_string()))?;
     let mut set = BTreeMap::new();
     for (key, value) in table {

@@ -11,7 +11,10 @@ pub mod restore;
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use clap::{Arg, ArgMatches, Command};
-use hexkv_client::backup::BackupError;
+use hexkv_client::{
+    backup::BackupError,
+    console::{note, print, visible},
+};
 use hexkv_store::{
     LogId, StoreError,
     identity::{Identity, NewDataDir, fresh_node_id},
@@ -64,11 +67,11 @@ impl OfflineError {
         match self {
             Self::Config(error) => error.report(),
             Self::Unconfirmed(_) => {
-                eprintln!("error: {self}");
+                note(&format!("error: {}", visible(&self.to_string())));
                 ExitCode::from(2)
             }
             Self::Store(_) | Self::Backup { .. } | Self::Refused(_) => {
-                eprintln!("error: {self}");
+                note(&format!("error: {}", visible(&self.to_string())));
                 ExitCode::FAILURE
             }
         }
@@ -96,7 +99,7 @@ fn prepare(command: Command, args: &[OsString]) -> Result<Option<(Config, ArgMat
     let matches = command.try_get_matches_from(args).map_err(ConfigError::from)?;
     let (config, sources) = Config::from_matches(&matches, std::env::vars_os())?;
     if sources.print_requested() {
-        print!("{sources}");
+        print(&sources.to_string());
         return Ok(None);
     }
     logging::init(config.log_format, "warn", &config.node_name.to_string())

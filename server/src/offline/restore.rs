@@ -7,7 +7,10 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use hexkv_client::backup::{self, BackupError, Checked};
+use hexkv_client::{
+    backup::{self, BackupError, Checked},
+    console::print,
+};
 use hexkv_store::{
     StoreError,
     fs::Fs,
@@ -76,18 +79,18 @@ pub fn run(config: &Config, matches: &ArgMatches) -> Result<(), OfflineError> {
             Err(error) => return Err(abandon(new, error)),
         };
         let header = &checked.header;
-        println!(
+        print(&format!(
             "{}: revision {} of cluster {}, {} keys, state hash {}: whole, and loads to that state hash",
             file.display(),
             header.revision,
             header.cluster_id,
             header.keys,
             header.state_hash
-        );
+        ));
         if only_check {
             return Ok(new.abandon()?);
         }
-        print!("{}", finish(new, config, &founder, &footer)?);
+        print(&finish(new, config, &founder, &footer)?);
         Ok(())
     })
 }

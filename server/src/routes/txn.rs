@@ -8,7 +8,9 @@ use axum::{
     http::Response,
 };
 use bytes::Bytes;
-use hexkv_client::api::{self, Code, DeleteAnswer, PutAnswer, SortOrder, TxnAnswer, TxnRequest, TxnResult};
+use hexkv_client::api::{
+    self, Code, DeleteAnswer, PutAnswer, SortOrder, TXN_BODY_BYTES_MAX, TxnAnswer, TxnRequest, TxnResult,
+};
 use hexkv_store::{
     command::{Command, Compare, CompareOp, CompareTarget, TXN_BYTES_MAX, Txn, TxnOp},
     lease::{self, LeaseKind},
@@ -31,9 +33,6 @@ use super::{
     },
 };
 use crate::{bodies::Received, error::Error, node::Node, proposals::Changed};
-
-/// Largest body, in bytes: [`TXN_BYTES_MAX`] in base64 is 10.7 MiB, the rest is for JSON.
-const TXN_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Does several operations, all or nothing at one revision.
 ///

@@ -35,6 +35,10 @@ pub trait Fs: Send + Sync + fmt::Debug + 'static {
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// Creates a directory and its parents.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// Takes all access to a directory from other users. Answers the mode that it had when that gave some.
+    fn close_to_others(&self, _path: &Path) -> io::Result<Option<u32>> {
+        Ok(None)
+    }
     /// Names in a directory, sorted.
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
     /// Whether a name exists.

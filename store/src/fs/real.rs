@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{DirBuilderExt as _, FileExt, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -13,13 +13,21 @@ use super::{File, FileLock, Fs, LockOutcome, Space};
 /// Changes with every boot, where the kernel is Linux.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// Files and directories are for their own user only, whatever the umask is: they hold everyone's data.
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
+/// Bits of a mode that let other users in.
+const MODE_OF_OTHERS: u32 = 0o077;
+/// Permission bits of a mode.
+const PERMISSIONS: u32 = 0o7777;
+
 /// The operating system's files.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct RealFs;
 
 impl Fs for RealFs {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?))
+        Ok(Box::new(fs::OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(path)?))
     }
 
     fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn File>> {
@@ -39,7 +47,16 @@ impl Fs for RealFs {
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
+    }
+
+    fn close_to_others(&self, path: &Path) -> io::Result<Option<u32>> {
+        let mode = fs::metadata(path)?.mode();
+        if mode & MODE_OF_OTHERS == 0 {
+            return Ok(None);
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(mode & PERMISSIONS & !MODE_OF_OTHERS))?;
+        Ok(Some(mode & PERMISSIONS))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
@@ -72,7 +89,8 @@ impl Fs for RealFs {
 
     fn lock(&self, path: &Path, holder: Option<&str>) -> io::Result<LockOutcome> {
         let noted = holder.is_some();
-        let file = fs::OpenOptions::new().read(true).write(noted).create(noted).truncate(false).open(path)?;
+        let file =
+            fs::OpenOptions::new().read(true).write(noted).create(noted).truncate(false).mode(FILE_MODE).open(path)?;
         match file.try_lock() {
             Ok(()) => {
                 if let Some(holder) = holder {

@@ -2,7 +2,7 @@
 
 use std::{io, path::Path, path::PathBuf};
 
-use super::{FileLock, IDENTITY, Identity, LOCK, PEERS, Stored, create_durably, lock, lock_as, names};
+use super::{FileLock, IDENTITY, Identity, LOCK, PEERS, Stored, close_to_others, create_durably, lock, lock_as, names};
 use crate::{
     StoreError,
     fs::{SharedFs, remove_tree},
@@ -39,8 +39,9 @@ impl NewDataDir {
         let at = |e| StoreError::io(format!("make data directory {}; check DATA_DIR", path.display()), e);
         create_durably(&fs, path).map_err(at)?;
         let lock = lock(&fs, path)?;
-        // Somebody else may have been faster.
+        // Another process may have been faster.
         refuse_used(&fs, path)?;
+        close_to_others(&fs, path);
         let this = Self { fs, path: path.to_path_buf(), _lock: lock };
         this.remove_parts().map_err(at)?;
         this.fs.create_new(&path.join(MAKING)).map_err(at)?;

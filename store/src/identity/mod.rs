@@ -140,6 +140,7 @@ impl DataDir {
             refuse_foreign(&fs, path)?;
         }
         let lock = lock(&fs, path)?;
+        close_to_others(&fs, path);
         // Whoever made the directory was done, and killed before it had tidied up.
         making::finish_off(&fs, path, known)?;
         let fresh = || Identity {
@@ -341,6 +342,20 @@ fn create_durably(fs: &SharedFs, path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Takes access to a data directory from other users. One that belongs to another user, as a mounted volume may, stays as it is.
+fn close_to_others(fs: &SharedFs, path: &Path) {
+    let shown = path.display();
+    match fs.close_to_others(path) {
+        Ok(None) => {}
+        Ok(Some(mode)) => {
+            tracing::warn!(path = %shown, "other users had access to the data directory (mode {mode:o}); it is taken away")
+        }
+        Err(error) => {
+            tracing::warn!(path = %shown, %error, "other users have access to the data directory, and it cannot be taken away")
+        }
+    }
 }
 
 /// What is in a data directory, which may be the root of a file system.

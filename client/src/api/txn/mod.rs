@@ -19,6 +19,9 @@ mod body;
 /// Most operations of one branch, and most comparisons.
 pub const TXN_OPERATIONS_MAX: usize = 128;
 
+/// Largest body of a transaction, in bytes: 8 MiB of keys and values, in base64 and with room for the rest.
+pub const TXN_BODY_BYTES_MAX: usize = 16 << 20;
+
 /// `POST /api/txn`: when all comparisons hold, `success` is done, else `failure`.
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -6,11 +6,12 @@ mod report;
 mod survivor;
 
 use std::{
-    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _},
     path::{Path, PathBuf},
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use hexkv_client::console::{print, visible};
 use hexkv_store::{
     identity::NewDataDir,
     mutants::{self, Mutant},
@@ -25,6 +26,9 @@ pub const NAME: &str = "recover";
 
 const FROM: &str = "from";
 const CONFIRM: &str = "confirm";
+
+/// Longest answer to a question that is read, in bytes.
+const ANSWER_BYTES_MAX: u64 = 4096;
 
 const EXAMPLES: &str = "\
 For a cluster that lost more voters for good than it can do without. Stop every node of it that still runs, give all data
@@ -198,7 +202,7 @@ struct AtTerminal<'a> {
 
 impl Operator for AtTerminal<'_> {
     fn tell(&mut self, text: &str) {
-        print!("{text}");
+        print(text);
     }
 
     /// Goes on only when what was given is it, or when it is typed.
@@ -213,9 +217,11 @@ impl Operator for AtTerminal<'_> {
         if !io::stdin().is_terminal() {
             return unconfirmed(format!("there is no terminal to confirm on; a script says --confirm {wanted}"));
         }
-        print!("To begin a new cluster with this, type {wanted}: ");
+        let question = format!("To begin a new cluster with this, type {}: ", visible(&wanted));
         let mut typed = String::new();
-        let read = io::stdout().flush().and_then(|()| io::stdin().lock().read_line(&mut typed));
+        let mut stdout = io::stdout().lock();
+        let asked = stdout.write_all(question.as_bytes()).and_then(|()| stdout.flush());
+        let read = asked.and_then(|()| io::stdin().lock().take(ANSWER_BYTES_MAX).read_line(&mut typed));
         match read {
             Ok(_) if fits(typed.trim()) => Ok(()),
             Ok(_) => unconfirmed(format!("{:?} is not {wanted}", typed.trim())),
