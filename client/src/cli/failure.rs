@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use hexkv_client::Error;
 use hexkv_client::api::Code;
-use hexkv_client::console::{acts_on_terminal, note, visible};
+use hexkv_client::console::{note, visible, visible_lines};
 
 /// Exit code of a command line that cannot be carried out.
 const USAGE: u8 = 2;
@@ -123,9 +123,8 @@ impl Failure {
 /// Prints what is wrong with a command line, or the help or version that was asked for.
 pub fn report_usage(error: &clap::Error) -> ExitCode {
     let text = error.to_string();
-    let own_text = |c: char| acts_on_terminal(c) && !matches!(c, '\n' | '\t');
-    if error.use_stderr() && text.contains(own_text) {
-        // It quotes an argument that others may have written.
+    if error.use_stderr() && text != visible_lines(&text) {
+        // It quotes a variable that others may have written.
         note(&text);
     } else {
         // A reader that has gone has seen enough; else the exit code remains.

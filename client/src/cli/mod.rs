@@ -31,6 +31,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use hexkv_client::console::visible;
 use hexkv_client::{Client, Endpoint, Options};
 
 pub use failure::Failure;
@@ -72,7 +73,11 @@ impl Arguments {
     /// # Errors
     /// The exit code, after the help that was asked for or what is wrong was printed.
     pub fn from_process() -> Result<Self, ExitCode> {
-        Self::try_parse().map_err(|error| failure::report_usage(&error))
+        Self::try_parse().map_err(|error| {
+            // The message quotes arguments, which others may have written.
+            let shown = std::env::args_os().map(|argument| visible(&argument.to_string_lossy()).into_owned());
+            failure::report_usage(&Self::try_parse_from(shown).err().unwrap_or(error))
+        })
     }
 }
 

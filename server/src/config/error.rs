@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use hexkv_client::console::{note, visible};
+use hexkv_client::console::{note, visible, visible_lines};
 
 use super::{layers::Source, options::OptionRow};
 
@@ -82,8 +82,14 @@ impl ConfigError {
     pub fn report(&self) -> ExitCode {
         match self {
             Self::CommandLine(error) => {
-                // Nothing can be said when the terminal is gone; the exit code remains.
-                let _ = error.print();
+                let text = error.to_string();
+                if error.use_stderr() && text != visible_lines(&text) {
+                    // It quotes an argument that others may have written.
+                    note(&text);
+                } else {
+                    // A reader that has gone has seen enough; else the exit code remains.
+                    let _ = error.print();
+                }
             }
             other => note(&format!("error: {}", visible(&other.to_string()))),
         }
