@@ -114,6 +114,24 @@ fn tests_do_not_sleep_to_wait() {
     assert!(sleeps.is_empty(), "wait for a condition instead: {sleeps:#?}");
 }
 
+/// `println!` and its like panic when the reader has gone, and escape nothing.
+#[test]
+fn binaries_print_through_the_console_module_only() {
+    let printing: Vec<String> = sources()
+        .iter()
+        .map(|path| path.strip_prefix(root()).unwrap())
+        .filter(|path| path.components().nth(1).is_some_and(|part| part.as_os_str() == "src"))
+        .filter(|path| !path.to_string_lossy().contains("tests"))
+        .filter(|path| {
+            let text = std::fs::read_to_string(root().join(path)).unwrap();
+            let mut code = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+            code.any(|line| line.contains("println!(") || line.contains("print!("))
+        })
+        .map(|path| path.display().to_string())
+        .collect();
+    assert!(printing.is_empty(), "use hexkv_client::console: {printing:#?}");
+}
+
 #[test]
 fn the_tree_in_the_readme_is_true() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();

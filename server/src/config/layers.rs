@@ -125,7 +125,7 @@ fn read_file(path: &Path) -> Result<BTreeMap<&'static str, (String, Source)>, Co
     // What has no end has no length either.
     let read = fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text));
     if read.map_err(|error| failed(error.to_string()))? as u64 > FILE_BYTES_MAX {
-        return Err(failed(format!("more than {FILE_BYTES_MAX} bytes, which is not read")));
+        return Err(failed(format!("it is too long: at most {FILE_BYTES_MAX} bytes are read")));
     }
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| failed(error.to_string()))?;
     let mut set = BTreeMap::new();
