@@ -38,7 +38,7 @@ pub(super) enum Target {
     /// To this FIFO or device, as they come.
     Stream(File),
     /// To a file that appears when it is whole.
-    File(Partial),
+    File(Box<Partial>),
 }
 
 impl Target {
@@ -50,7 +50,7 @@ impl Target {
                 opened.map(Self::Stream).map_err(Failure::local(format!("cannot write {}", path.display())))
             }
             Some(_) => Err(not_a_file(path)),
-            None => Partial::create(path).map(Self::File),
+            None => Partial::create(path).map(Box::new).map(Self::File),
         }
     }
 }
