@@ -25,7 +25,7 @@ impl LogClock {
             (self.term, self.uptime_ms) = (term, uptime_ms);
             return;
         }
-        self.now_ms += uptime_ms.saturating_sub(self.uptime_ms);
+        self.now_ms = self.now_ms.saturating_add(uptime_ms.saturating_sub(self.uptime_ms));
         self.uptime_ms = self.uptime_ms.max(uptime_ms);
     }
 

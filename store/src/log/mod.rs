@@ -196,17 +196,21 @@ impl LogStore {
 
     /// Whether a leader that has entries of these ids agrees with what is committed here. If not, that is noted: see [`Cut`].
     ///
-    /// Terms never fall along a log: an entry of a later term than the last committed one cannot be in its place or before it.
+    /// Terms never fall along a log: an entry of a later term than the last committed one cannot be in its place or before it, and one
+    /// of an earlier term cannot come after it.
     pub fn agrees_with(&self, mut ids: impl Iterator<Item = LogId>) -> bool {
         let committed = {
             let view = self.shared.view.lock();
             view.head.committed.max(view.applied)
         };
         let Some(committed) = committed else { return true };
-        let contradicts = |id: &LogId| id.index <= committed.index && *id > committed;
+        let contradicts = |id: &LogId| match id.index <= committed.index {
+            true => *id > committed,
+            false => id.leader_id < committed.leader_id,
+        };
         let contradicting = ids.find(contradicts);
         if let Some(id) = contradicting {
-            self.note_cut(Cut { from: id.index, committed: committed.index });
+            self.note_cut(Cut { from: id.index.min(committed.index), committed: committed.index });
         }
         contradicting.is_none()
     }

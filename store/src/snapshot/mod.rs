@@ -34,5 +34,5 @@ mod writer;
 pub use dir::SnapshotDir;
 pub use format::{CHUNK_BYTES_MAX, Footer, SNAPSHOT_FORMAT_VERSION, SnapshotCounts, SnapshotItem};
 pub use reader::{SnapshotItems, SnapshotReader, SnapshotSink};
-pub use transfer::{SnapshotFile, SnapshotReceiver};
+pub use transfer::{SnapshotFile, SnapshotReceiver, check_received};
 pub use writer::SnapshotWriter;

@@ -401,6 +401,6 @@ fn read(file: &SnapshotFile, offset: u64, bytes: usize) -> Result<Bytes, StoreEr
     file.read_chunk(offset, bytes).map_err(|e| StoreError::io(format!("read snapshot {}", file.path().display()), e))
 }
 
-fn corrupt(file: &SnapshotFile, offset: u64, reason: impl Into<String>) -> StoreError {
+pub(super) fn corrupt(file: &SnapshotFile, offset: u64, reason: impl Into<String>) -> StoreError {
     StoreError::Corrupt { path: file.path().to_path_buf(), offset, reason: reason.into() }
 }

@@ -8,10 +8,12 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{SnapshotReader, writer::KEPT_FREE_BYTES};
+use super::{SnapshotReader, reader::corrupt, writer::KEPT_FREE_BYTES};
 use crate::{
     StoreError,
     fs::{File, SharedFs, require_space},
+    member::MEMBERS_MAX,
+    raft_types::SnapshotMeta,
 };
 
 /// A complete snapshot file, open for reading. Stays readable after a newer snapshot replaced its name.
@@ -54,6 +56,30 @@ impl SnapshotFile {
         self.file.read_exact_at(&mut chunk, offset)?;
         Ok(chunk.into())
     }
+}
+
+/// Reads all of `file`, and checks that it is whole, covers what `meta` says, and is of the cluster `cluster_id`. At its installation
+/// any of this would stop the node.
+///
+/// # Errors
+/// [`StoreError::Corrupt`], [`StoreError::FormatVersion`], [`StoreError::Io`].
+pub fn check_received(meta: &SnapshotMeta, file: &SnapshotFile, cluster_id: Option<u64>) -> Result<(), StoreError> {
+    let reader = SnapshotReader::open(file)?;
+    let footer = reader.footer();
+    let differs = |what: &str| Err(corrupt(file, 0, format!("{what} differs from what was announced")));
+    if footer.meta != *meta {
+        return differs("what it covers");
+    }
+    if footer.cluster_id != cluster_id {
+        return differs("its cluster");
+    }
+    if footer.members.len() > MEMBERS_MAX {
+        return Err(corrupt(file, 0, format!("it has {} members", footer.members.len())));
+    }
+    for item in reader.items() {
+        item?;
+    }
+    Ok(())
 }
 
 /// A snapshot that is being received: `DIR/incoming-ID.part`, resumable at the length it has.

@@ -12,7 +12,7 @@ use super::{
     past_reader::{PastReader, check_revision},
 };
 use crate::{
-    LogId, StoreError,
+    LogId, NodeId, StoreError,
     engine::Span,
     lease::{LEASE_KEYS_SHOWN_MAX, LEASE_PAGE_ITEMS_MAX, LeaseObserver, LeasePage, LeaseView},
     member::Member,
@@ -215,6 +215,12 @@ impl State {
     /// The member directory, by node id.
     pub fn members(&self) -> Vec<Member> {
         self.shared.live.read().meta.directory.members.clone()
+    }
+
+    /// Whether `node` is in the member directory.
+    pub fn has_member(&self, node: NodeId) -> bool {
+        let live = self.shared.live.read();
+        live.meta.directory.members.binary_search_by_key(&node, |member| member.node_id).is_ok()
     }
 
     /// How many voters the cluster aims at.
