@@ -9,7 +9,10 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt};
-use hexkv_store::{TypeConfig, raft_types::Vote};
+use hexkv_store::{
+    TypeConfig,
+    raft_types::{LogId, Vote},
+};
 use openraft::{
     EntryPayload, RPCTypes,
     errors::RPCError,
@@ -21,6 +24,7 @@ use crate::{
     error::NetError,
     frame::{Frame, Kind},
     message::{AppendAnswer, decode_answer},
+    raft_check::check_append_answer,
     raft_client::PeerClient,
     request_queue::Call,
     transport::Transport,
@@ -51,6 +55,8 @@ struct InFlight {
     call: Result<Call, NetError>,
     bytes: usize,
     vote: Vote,
+    /// The entry that those sent follow, and the last one of them.
+    ends: (Option<LogId>, Option<LogId>),
     /// Index of an entry before those that are sent which the peer acknowledged before: it cannot be missing there.
     acknowledged: Option<u64>,
     asked_at: Instant,
@@ -88,7 +94,9 @@ where
             let bytes = entry_bytes(&request);
             self.window_bytes += bytes;
             let (vote, deadline) = (request.vote, asked_at + APPEND_TIMEOUT);
-            self.window.push_back(InFlight { call, bytes, vote, acknowledged, asked_at, deadline });
+            let previous = request.prev_log_id;
+            let ends = (previous, request.entries.last().map(|entry| entry.log_id).or(previous));
+            self.window.push_back(InFlight { call, bytes, vote, ends, acknowledged, asked_at, deadline });
         }
     }
 
@@ -137,6 +145,11 @@ where
         let mut result = answer.and_then(|frame| decode_answer::<AppendAnswer>("append answer", &frame));
         if let Some(first) = this.window.pop_front() {
             this.window_bytes -= first.bytes;
+            let (previous, last) = first.ends;
+            result = result.and_then(|answer| {
+                let checked = check_append_answer(&answer, &first.vote, previous, last);
+                checked.map(|()| answer).map_err(|refusal| this.client.refused_answer(refusal))
+            });
             match &result {
                 Ok(Ok(matched)) => {
                     this.client.note_grant(&first.vote, first.asked_at);
@@ -170,7 +183,7 @@ mod tests {
     use std::{io, net::SocketAddr, sync::Arc};
 
     use futures_util::stream;
-    use hexkv_store::{driver::Driver, raft_types::LogId};
+    use hexkv_store::driver::Driver;
     use openraft::vote::{RaftLeaderId, RaftVote};
     use tokio::{io::DuplexStream, sync::mpsc};
 
@@ -399,7 +412,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_not_accepted_grants_nothing() {
-        for refusal in [StreamAppendError::Conflict(log_id(7)), StreamAppendError::HigherVote(request(1).vote)] {
+        let later = Vote::from_leader_id(openraft::type_config::alias::LeaderIdOf::<TypeConfig>::new(2, 2), false);
+        for refusal in [StreamAppendError::Conflict(log_id(7)), StreamAppendError::HigherVote(later)] {
             let (network, mut connections) = network();
             let client = client(&network).await;
             let mut results = AppendPipeline::new(&client, stream::iter([request(7)]));

@@ -9,11 +9,6 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use hexkv_store::TypeConfig;
-use openraft::{
-    Raft,
-    raft::{AppendEntriesRequest, VoteRequest},
-};
 use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -31,7 +26,7 @@ use crate::{
     identity::{LocalIdentity, PeerIdentity, Purpose},
     message::{Failure, decode_body, encode_answer, encode_failure},
     process::Seat,
-    refusal_log::RefusedBy,
+    refusal_log::{RefusalLog, RefusedBy},
     rpc::{PeerRequest, PeerResponse},
     service::Service,
     snapshot_transfer::Incoming,
@@ -117,6 +112,8 @@ pub(crate) struct Parties {
     pub(crate) purpose: Purpose,
     /// The right of the other side's process to act as its node; None = it is not limited.
     pub(crate) seat: Option<Seat>,
+    /// Where the other side connects from, for the log.
+    pub(crate) address: String,
 }
 
 /// One connection past its handshake.
@@ -126,13 +123,15 @@ pub(crate) struct Parties {
 /// time, in order; no request is served after this node's identity changed, or another process took the peer's place.
 pub(crate) struct Connection<I, S: Service> {
     stream: FrameStream<I>,
-    service: Arc<S>,
-    local: LocalIdentity,
-    peer: PeerIdentity,
+    pub(crate) service: Arc<S>,
+    pub(crate) local: LocalIdentity,
+    pub(crate) peer: PeerIdentity,
     purpose: Purpose,
     seat: Option<Seat>,
-    incoming: Arc<Incoming>,
-    appends: AppendFeed,
+    address: String,
+    refusals: Arc<RefusalLog>,
+    pub(crate) incoming: Arc<Incoming>,
+    pub(crate) appends: AppendFeed,
     others: FuturesUnordered<BoxFuture<'static, Answered>>,
     in_flight: usize,
     bytes_in_flight: usize,
@@ -151,8 +150,9 @@ where
     pub(crate) fn new(
         stream: FrameStream<I>,
         service: Arc<S>,
-        Parties { local, peer, purpose, seat }: Parties,
+        Parties { local, peer, purpose, seat, address }: Parties,
         incoming: Arc<Incoming>,
+        refusals: Arc<RefusalLog>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -162,6 +162,8 @@ where
             peer,
             purpose,
             seat,
+            address,
+            refusals,
             incoming,
             appends: AppendFeed::default(),
             others: FuturesUnordered::new(),
@@ -355,9 +357,8 @@ where
             self.fail(frame, &Failure::Unavailable(why));
             return Ok(());
         };
-        if self.peer.guest && !request.open_to_guests() {
-            tracing::warn!(peer = %self.peer, ?request, "a guest asked what only members may ask");
-            self.fail(frame, &Failure::Refused(Refusal::NotAMember));
+        if !request.open_to_guests() && (self.peer.guest || !self.service.is_member(&self.peer)) {
+            self.refuse(frame, &Refusal::NotAMember);
             return Ok(());
         }
         let answer = self.service.peer(self.peer.clone(), request);
@@ -365,60 +366,8 @@ where
         Ok(())
     }
 
-    fn raft_request(&mut self, frame: &Frame, raft: Raft<TypeConfig, S::StateMachine>) -> Result<(), NetError> {
-        let fatal = |e: &dyn std::fmt::Display| Failure::Failed(e.to_string());
-        match frame.kind {
-            Kind::Append => {
-                let request: AppendEntriesRequest<TypeConfig> = decode_body("AppendEntries", frame)?;
-                if !self.service.accepts_append(&request) {
-                    self.fail(frame, &Failure::Unavailable("they contradict what was committed here".into()));
-                    return Ok(());
-                }
-                self.appends.feed(&raft, frame.id, frame.body.len(), request);
-            }
-            Kind::Vote => {
-                let request: VoteRequest<TypeConfig> = decode_body("RequestVote", frame)?;
-                if !request.leadership_transfer && !self.service.answers_votes() {
-                    self.fail(frame, &lease_may_run());
-                    return Ok(());
-                }
-                self.answer_with(frame, async move { raft.vote(request).await.map_err(|e| fatal(&e)) });
-            }
-            Kind::PreVote => {
-                let request: VoteRequest<TypeConfig> = decode_body("pre-vote", frame)?;
-                if !self.service.answers_votes() {
-                    self.fail(frame, &lease_may_run());
-                    return Ok(());
-                }
-                self.answer_with(frame, async move { raft.pre_vote(request).await.map_err(|e| fatal(&e)) });
-            }
-            Kind::TransferLeader => {
-                let request = decode_body("leadership transfer", frame)?;
-                self.answer_with(
-                    frame,
-                    async move { raft.handle_transfer_leader(request).await.map_err(|e| fatal(&e)) },
-                );
-            }
-            Kind::SnapshotOffer => {
-                let (offer, service, incoming) =
-                    (decode_body("snapshot offer", frame)?, self.service.clone(), self.incoming.clone());
-                self.answer_with(frame, async move { incoming.offer(&*service, &raft, offer).await });
-            }
-            Kind::SnapshotChunk => {
-                let (chunk, incoming) = (decode_body("snapshot chunk", frame)?, self.incoming.clone());
-                self.answer_with(frame, async move { incoming.chunk(chunk).await });
-            }
-            Kind::SnapshotFinish => {
-                let (finish, incoming) = (decode_body("end of a snapshot", frame)?, self.incoming.clone());
-                self.answer_with(frame, async move { incoming.finish(raft, finish).await });
-            }
-            other => unreachable!("{other:?} was let through"),
-        }
-        Ok(())
-    }
-
     /// Serves a request concurrently with others.
-    fn answer_with<R: Serialize + 'static>(
+    pub(crate) fn answer_with<R: Serialize + 'static>(
         &mut self,
         frame: &Frame,
         answer: impl Future<Output = Result<R, Failure>> + Send + 'static,
@@ -433,15 +382,17 @@ where
         }));
     }
 
+    /// Refuses a request that was just read, and logs that.
+    pub(crate) fn refuse(&mut self, frame: &Frame, refusal: &Refusal) {
+        self.refusals.warn(&self.address, RefusedBy::Us, refusal);
+        self.service.refused_request(&self.peer, refusal);
+        self.fail(frame, &Failure::Refused(refusal.clone()));
+    }
+
     /// Answers a request that was just read with a failure.
-    fn fail(&mut self, frame: &Frame, failure: &Failure) {
+    pub(crate) fn fail(&mut self, frame: &Frame, failure: &Failure) {
         self.stream.push(encode_failure(frame.id, failure));
         self.in_flight -= 1;
         self.bytes_in_flight -= frame.body.len();
     }
-}
-
-/// What a candidate is told by a node that does not answer votes yet.
-fn lease_may_run() -> Failure {
-    Failure::Unavailable("this node was restarted a moment ago and may have granted a leader a lease before".into())
 }

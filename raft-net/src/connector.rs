@@ -183,6 +183,11 @@ impl<T: Transport> Connector<T> {
         }
     }
 
+    /// Logs that what the node at `address` sent is refused.
+    pub(crate) fn log_refused(&self, address: &str, refusal: &Refusal) {
+        self.refusals.warn(address, RefusedBy::Us, refusal);
+    }
+
     /// Connects and reconnects as long as `queue` has requests or is kept open, and carries them. Ends when it has none.
     pub(crate) async fn drive(self: Arc<Self>, queue: Arc<RequestQueue>) {
         let retired = queue.retired.clone();

@@ -17,8 +17,8 @@ pub(crate) enum Role {
     Responder,
 }
 
-/// A secret shared by the nodes of a cluster. Proved, never sent; never printed. Whoever can make a node connect to
-/// him can try to guess a short one offline, so it should be random and long.
+/// A secret shared by the nodes of a cluster. Proved, never sent; never printed. The side that connects proves first: a listener
+/// that it connects to, and a reader of multicast announcements, can guess a short cookie offline. So it must be random and long.
 #[derive(Clone)]
 pub struct Cookie(Arc<[u8]>);
 
@@ -28,13 +28,13 @@ impl Cookie {
         Self(secret.into().into())
     }
 
-    fn mac(&self, role: Role, hello: &[u8], challenge: &[u8]) -> Hmac<Sha256> {
+    fn mac(&self, role: Role, transcript: &[&[u8]]) -> Hmac<Sha256> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
         mac.update(match role {
             Role::Initiator => b"hexkv handshake: initiator",
             Role::Responder => b"hexkv handshake: responder",
         });
-        for part in [hello, challenge] {
+        for part in transcript {
             mac.update(&(part.len() as u64).to_le_bytes());
             mac.update(part);
         }
@@ -59,14 +59,14 @@ impl Cookie {
         self.mac_of_message(context, message).verify_slice(signature).is_ok()
     }
 
-    /// Proves knowledge of the cookie to the other side of this very handshake.
-    pub(crate) fn prove(&self, role: Role, hello: &[u8], challenge: &[u8]) -> [u8; PROOF_BYTES] {
-        self.mac(role, hello, challenge).finalize().into_bytes().into()
+    /// Proves knowledge of the cookie to the other side of this very handshake, whose parts so far are `transcript`.
+    pub(crate) fn prove(&self, role: Role, transcript: &[&[u8]]) -> [u8; PROOF_BYTES] {
+        self.mac(role, transcript).finalize().into_bytes().into()
     }
 
     /// Checks the other side's proof, in constant time.
-    pub(crate) fn verify(&self, role: Role, hello: &[u8], challenge: &[u8], proof: &[u8]) -> bool {
-        self.mac(role, hello, challenge).verify_slice(proof).is_ok()
+    pub(crate) fn verify(&self, role: Role, transcript: &[&[u8]], proof: &[u8]) -> bool {
+        self.mac(role, transcript).verify_slice(proof).is_ok()
     }
 }
 
@@ -88,12 +88,14 @@ mod tests {
     #[test]
     fn a_proof_holds_for_one_role_one_transcript_and_one_cookie() {
         let cookie = Cookie::new("a");
-        let proof = cookie.prove(Role::Initiator, b"hello", b"challenge");
-        assert!(cookie.verify(Role::Initiator, b"hello", b"challenge", &proof));
-        assert!(!cookie.verify(Role::Responder, b"hello", b"challenge", &proof));
-        assert!(!cookie.verify(Role::Initiator, b"hell", b"ochallenge", &proof));
-        assert!(!cookie.verify(Role::Initiator, b"hello", b"challenge", &proof[..31]));
-        assert!(!Cookie::new("b").verify(Role::Initiator, b"hello", b"challenge", &proof));
+        let parts: [&[u8]; 2] = [b"hello", b"challenge"];
+        let proof = cookie.prove(Role::Initiator, &parts);
+        assert!(cookie.verify(Role::Initiator, &parts, &proof));
+        assert!(!cookie.verify(Role::Responder, &parts, &proof));
+        assert!(!cookie.verify(Role::Initiator, &[b"hell", b"ochallenge"], &proof));
+        assert!(!cookie.verify(Role::Initiator, &[b"hello", b"challenge", b""], &proof));
+        assert!(!cookie.verify(Role::Initiator, &parts, &proof[..31]));
+        assert!(!Cookie::new("b").verify(Role::Initiator, &parts, &proof));
     }
 
     #[test]

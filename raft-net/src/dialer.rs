@@ -220,6 +220,17 @@ async fn ended(running: &mut Option<watch::Receiver<()>>) {
     }
 }
 
+/// Longest address, in bytes: a DNS name, `:`, and a port.
+pub const ADDRESS_BYTES_MAX: usize = 253 + 1 + 5;
+
+/// Whether `address` is `host:port` with nothing in it that does not belong there.
+pub fn is_address(address: &str) -> bool {
+    let is_part_of_host = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
+    let digits = address.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
+    let parts = split(address).filter(|_| digits && address.len() <= ADDRESS_BYTES_MAX);
+    parts.is_some_and(|(host, port)| port != 0 && host.bytes().all(is_part_of_host))
+}
+
 /// Host, without the brackets of an IPv6 address, and port.
 fn split(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
@@ -233,6 +244,20 @@ mod tests {
     use crate::transport::fake::{Fake, Reaction};
 
     const SOON: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn only_a_host_and_a_port_are_an_address() {
+        for address in ["n1:1", "a-b_c.svc.local:65535", "10.0.0.1:9100", "[::1]:9100"] {
+            assert!(is_address(address), "{address}");
+        }
+        let long = format!("{}:1", "n".repeat(300));
+        for address in
+            ["", "n1", ":1", "n1:", "n1:0", "n1:65536", "n1:+1", "n 1:1", "n1\n:1", "n1:1\n", "\u{e9}:1", &long]
+        {
+            assert!(!is_address(address), "{address:?}");
+        }
+    }
+
     const BOTH: Result<&[&str], &str> = Ok(&["fd00::2", "10.0.0.2"]);
 
     /// Connects, and says how long it took.

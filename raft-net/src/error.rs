@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use hexkv_store::NodeId;
 
-use crate::handshake::Spoken;
+use crate::{handshake::Spoken, peer_text};
 use serde::{Deserialize, Serialize};
 
 /// Why a request to another node got no answer.
@@ -108,29 +108,31 @@ pub enum Refusal {
     /// The node called itself.
     #[error("this is the node's own address")]
     OwnAddress,
-    /// Only members may ask this.
-    #[error("only members of the cluster may ask this")]
+    /// Only members of the cluster that the receiver knows may request this.
+    #[error("only members of the cluster may request this")]
     NotAMember,
     /// The node joined or left a cluster since the connection was made; the next connection learns its new identity.
     #[error("the node's identity has changed since the connection was made")]
     IdentityChanged,
     /// What arrived is no handshake of a hexkv node.
     #[error("this is no hexkv node: {0}")]
-    NoHandshake(String),
+    NoHandshake(#[serde(deserialize_with = "peer_text::decode")] String),
     /// The node serves as many connections as it can.
     #[error("the node serves as many connections as it can")]
     TooManyConnections,
     /// What arrived after the handshake is no message, or none that belongs there: too long, damaged, or senseless.
     #[error("what came makes no sense here: {0}")]
-    Senseless(String),
+    Senseless(#[serde(deserialize_with = "peer_text::decode")] String),
     /// Another process runs as the same node, and answers: the refused one uses a copy of its data directory.
     #[error(
         "another process runs as this node at {first}, and the one at {second} uses a copy of its data directory (a cloned disk or machine); start the copy with an empty DATA_DIR, as a new node, or stop the other one first"
     )]
     CopiedNode {
         /// Where the accepted process answers.
+        #[serde(deserialize_with = "peer_text::decode")]
         first: String,
         /// Where the refused process connected from, or listens.
+        #[serde(deserialize_with = "peer_text::decode")]
         second: String,
     },
     /// The data directory of the refused node is older than one that the same node used before.
@@ -142,6 +144,17 @@ pub enum Refusal {
         had: u64,
         /// The start of the refused process.
         has: u64,
+    },
+    /// The request contradicts itself, its sender, or what the receiver has: nothing was done. The connection goes on.
+    #[error("the request is not plausible: {0}")]
+    Implausible(#[serde(deserialize_with = "peer_text::decode")] String),
+    /// A term so far ahead that no number of elections explains it; see `TERM_LEAP_MAX`.
+    #[error("term {theirs} is not plausible, the node has seen term {ours}")]
+    TermLeap {
+        /// Of the refusing side.
+        ours: u64,
+        /// Of the message.
+        theirs: u64,
     },
 }
 
@@ -161,6 +174,8 @@ impl Refusal {
             Self::Senseless(_) => "senseless",
             Self::CopiedNode { .. } => "copied_node",
             Self::RolledBack { .. } => "rolled_back",
+            Self::Implausible(_) => "implausible",
+            Self::TermLeap { .. } => "term_leap",
         }
     }
 }

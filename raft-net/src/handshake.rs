@@ -2,17 +2,26 @@
 //! very node that was meant.
 //!
 //! ```text
-//! initiator                                   responder
-//!   Hello     magic, version, who, purpose, nonce  ->
-//!                          <-  Challenge  magic, version, who, nonce
-//!   Proof     HMAC(cookie, "initiator", Hello, Challenge)  ->
-//!                          <-  Welcome    HMAC(cookie, "responder", Hello, Challenge)
+//! initiator                                        responder
+//!   Hello     magic, versions, nonce  ->
+//!                                  <-  Challenge  magic, versions, nonce
+//!   Proof     HMAC(cookie, "initiator", Hello, Challenge, claim), claim  ->
+//!                                  <-  Welcome    HMAC(cookie, "responder", Hello, Challenge, claim, introduction), introduction
 //! ```
-//! Either side may send a [`Refusal`] instead and close. Magic and version come first, in a fixed form, so that every
-//! version of the protocol can read them. The initiator proves first: whoever merely connects learns nothing that
-//! depends on the cookie. Both proofs cover every byte of Hello and Challenge, hence versions, clusters, node ids, the
-//! purpose and both nonces; the role in them makes a reflected proof worthless. This authenticates; it does not
-//! encrypt: that is a [`crate::transport::Transport`]'s task.
+//! A claim is the introduction of the initiator (cluster, node id, process, name), the purpose of the connection, and the node that
+//! it expects. Either side may send a [`Refusal`] instead and close.
+//!
+//! # What is promised
+//! - The initiator proves first. Before its proof the responder sends a nonce and its versions, and nothing that depends on the
+//!   cookie or says which node or cluster it is.
+//! - The initiator sends who it is together with its proof, not before: a node connects only to addresses that the operator or a
+//!   member gave.
+//! - The proofs cover both nonces, the versions of both sides, the role, the purpose, the node that was meant, and the introduction of
+//!   the initiator; the responder's covers its own introduction, too. A proof sent back to its maker, or used again, is worthless.
+//! - Magic and versions come first, in a fixed form, so that every version of the protocol can read them.
+//!
+//! This authenticates; it does not encrypt: that is a [`crate::transport::Transport`]'s task. The listener that a node connects to can
+//! guess a short cookie offline by the node's proof.
 
 use std::task::{Context, Poll};
 
@@ -21,22 +30,21 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    cookie::{Cookie, Role},
+    cookie::{Cookie, PROOF_BYTES, Role},
     error::Refusal,
     frame::{self, FRAME_BYTES_MAX, Frame, FrameError, HANDSHAKE_FRAME_BYTES_MAX, Kind},
     frame_stream::FrameStream,
-    identity::{LocalIdentity, PeerIdentity, Purpose},
+    identity::{LocalIdentity, NODE_NAME_BYTES_MAX, PeerIdentity, Purpose},
 };
 
 /// The newest version of everything that nodes send each other that this binary speaks.
 pub const PROTOCOL_VERSION: u16 = 4;
-/// The oldest one: a release speaks what the one before it spoke, too, so that a cluster can be upgraded node by node.
-pub const PROTOCOL_VERSION_OLDEST: u16 = 3;
-/// The first version in which a nonce begins with the number of the process that sends it.
-const PROCESS_NUMBER_SINCE: u16 = 4;
-/// What this binary tells of itself.
+/// The oldest one. Version 3 sent names and the cluster's id before any proof, and its nodes carry some commands out differently,
+/// so that they must not be in one cluster with later ones anyway.
+pub const PROTOCOL_VERSION_OLDEST: u16 = 4;
+/// The versions that this binary announces.
 pub(crate) const SPOKEN: Spoken = Spoken { oldest: PROTOCOL_VERSION_OLDEST, newest: PROTOCOL_VERSION };
-/// Node id that stands for "whoever listens there".
+/// Node id that stands for any node that listens there.
 pub(crate) const ANY_NODE: NodeId = 0;
 
 const MAGIC: [u8; 8] = *b"hexkv/rn";
@@ -74,8 +82,12 @@ impl HandshakeError {
     }
 }
 
+/// Random, drawn by each side for each handshake.
+type Nonce = [u8; 32];
+
+/// What the initiator says of itself and of the connection.
 #[derive(Debug, Serialize, Deserialize)]
-struct Hello {
+struct Claim {
     who: Introduction,
     purpose: Purpose,
     expected: NodeId,
@@ -110,37 +122,40 @@ impl Spoken {
     }
 }
 
-/// Also the whole of a Challenge. Its layout, and that of [`Hello`], stay as they are in version 3: they are read before
-/// anybody knows which version is spoken.
+/// Who a side is.
 #[derive(Debug, Serialize, Deserialize)]
 struct Introduction {
     cluster_id: Option<u64>,
     node_id: NodeId,
     incarnation: u64,
+    process: u64,
     name: String,
-    /// From version 4 on, the number of the process and 24 random bytes; before, random bytes only.
-    nonce: [u8; 32],
 }
 
 impl Introduction {
     fn of(local: &LocalIdentity) -> Self {
-        let mut nonce: [u8; 32] = hexkv_store::entropy::random();
-        nonce[..8].copy_from_slice(&local.process.to_le_bytes());
         Self {
             cluster_id: local.cluster_id,
             node_id: local.node_id,
             incarnation: local.incarnation,
+            process: local.process,
             name: local.name.clone(),
-            nonce,
         }
     }
 
-    /// The sender, which speaks `version` with this node.
-    fn into_peer(self, guest: bool, version: u16) -> PeerIdentity {
-        let Self { cluster_id, node_id, incarnation, name, nonce } = self;
-        let number = nonce.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-        let process = number.filter(|_| version >= PROCESS_NUMBER_SINCE);
-        PeerIdentity { cluster_id, node_id, incarnation, name, process, guest }
+    fn into_peer(self, guest: bool) -> PeerIdentity {
+        let Self { cluster_id, node_id, incarnation, process, name } = self;
+        PeerIdentity { cluster_id, node_id, incarnation, name, process: Some(process), guest }
+    }
+
+    /// Refuses what no node is called: names reach logs and terminals.
+    fn checked(self) -> Result<Self, HandshakeError> {
+        let valid =
+            (1..=NODE_NAME_BYTES_MAX).contains(&self.name.len()) && self.name.bytes().all(|b| b.is_ascii_graphic());
+        if valid && self.node_id != ANY_NODE {
+            return Ok(self);
+        }
+        Err(HandshakeError::Protocol("it introduces itself with an invalid name or node id".into()))
     }
 }
 
@@ -166,28 +181,32 @@ async fn initiate_speaking<S: AsyncRead + AsyncWrite + Unpin>(
     purpose: Purpose,
     expected: NodeId,
 ) -> Result<(PeerIdentity, u16), HandshakeError> {
-    let hello = with_preamble(spoken, &Hello { who: Introduction::of(local), purpose, expected });
+    let hello = opening(spoken);
     send(stream, Kind::Hello, &hello).await?;
-    let challenge = receive(stream, Kind::Challenge).await?;
-    let (version, who): (u16, Introduction) = match after_preamble(spoken, "challenge", &challenge.body) {
-        Ok(told) => told,
-        Err(e) => return Err(tell(stream, e).await),
+    let challenge = receive(stream, Kind::Challenge).await?.body;
+    let version = match read_opening(spoken, "challenge", &challenge) {
+        Ok(version) => version,
+        Err(e) => return Err(send_if_refusal(stream, e).await),
     };
-    send(stream, Kind::Proof, &cookie.prove(Role::Initiator, &hello, &challenge.body)).await?;
-    let welcome = receive(stream, Kind::Welcome).await?;
-    if !cookie.verify(Role::Responder, &hello, &challenge.body, &welcome.body) {
+    let claim = codec::encode(&Claim { who: Introduction::of(local), purpose, expected });
+    let proof = cookie.prove(Role::Initiator, &[&hello, &challenge, &claim]);
+    send(stream, Kind::Proof, &[&proof[..], &claim].concat()).await?;
+    let welcome = receive(stream, Kind::Welcome).await?.body;
+    let (proof, introduction) = split_proof("welcome", &welcome)?;
+    if !cookie.verify(Role::Responder, &[&hello, &challenge, &claim, introduction], proof) {
         return Err(refuse(stream, Refusal::WrongCookie).await);
     }
+    let who = decode::<Introduction>("welcome", introduction)?.checked()?;
     let guest = purpose == Purpose::Guest;
     if let Some(refusal) = mismatch(local, &who, guest) {
         return Err(refuse(stream, refusal).await);
     }
     if expected != ANY_NODE && who.node_id != expected {
-        // Said from the listening node's point of view, which is what the refusal names.
+        // As the listening node sees it, which is what the refusal names.
         return Err(refuse(stream, Refusal::WrongNode { ours: who.node_id, expected }).await);
     }
     stream.set_limit(FRAME_BYTES_MAX);
-    Ok((who.into_peer(guest, version), version))
+    Ok((who.into_peer(guest), version))
 }
 
 /// The listening side.
@@ -208,17 +227,20 @@ async fn respond_speaking<S: AsyncRead + AsyncWrite + Unpin>(
     local: &LocalIdentity,
     cookie: &Cookie,
 ) -> Result<(PeerIdentity, Purpose, u16), HandshakeError> {
-    let hello = receive(stream, Kind::Hello).await?;
-    let (version, Hello { who, purpose, expected }) = match after_preamble(spoken, "hello", &hello.body) {
-        Ok(told) => told,
-        Err(e) => return Err(tell(stream, e).await),
+    let hello = receive(stream, Kind::Hello).await?.body;
+    let version = match read_opening(spoken, "hello", &hello) {
+        Ok(version) => version,
+        Err(e) => return Err(send_if_refusal(stream, e).await),
     };
-    let challenge = with_preamble(spoken, &Introduction::of(local));
+    let challenge = opening(spoken);
     send(stream, Kind::Challenge, &challenge).await?;
-    let proof = receive(stream, Kind::Proof).await?;
-    if !cookie.verify(Role::Initiator, &hello.body, &challenge, &proof.body) {
+    let proved = receive(stream, Kind::Proof).await?.body;
+    let (proof, claim) = split_proof("proof", &proved)?;
+    if !cookie.verify(Role::Initiator, &[&hello, &challenge, claim], proof) {
         return Err(refuse(stream, Refusal::WrongCookie).await);
     }
+    let Claim { who, purpose, expected } = decode("proof", claim)?;
+    let who = who.checked()?;
     let guest = purpose == Purpose::Guest;
     if let Some(refusal) = mismatch(local, &who, guest) {
         return Err(refuse(stream, refusal).await);
@@ -226,9 +248,11 @@ async fn respond_speaking<S: AsyncRead + AsyncWrite + Unpin>(
     if expected != ANY_NODE && expected != local.node_id {
         return Err(refuse(stream, Refusal::WrongNode { ours: local.node_id, expected }).await);
     }
-    send(stream, Kind::Welcome, &cookie.prove(Role::Responder, &hello.body, &challenge)).await?;
+    let introduction = codec::encode(&Introduction::of(local));
+    let proof = cookie.prove(Role::Responder, &[&hello, &challenge, claim, &introduction]);
+    send(stream, Kind::Welcome, &[&proof[..], &introduction].concat()).await?;
     stream.set_limit(FRAME_BYTES_MAX);
-    Ok((who.into_peer(guest, version), purpose, version))
+    Ok((who.into_peer(guest), purpose, version))
 }
 
 /// What keeps these two nodes apart. Members must be of one cluster, and of a cluster at all.
@@ -240,30 +264,37 @@ fn mismatch(local: &LocalIdentity, who: &Introduction, guest: bool) -> Option<Re
     (!guest && !same_cluster).then_some(Refusal::WrongCluster { ours: local.cluster_id, theirs: who.cluster_id })
 }
 
-fn with_preamble<T: Serialize>(spoken: Spoken, value: &T) -> Vec<u8> {
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend_from_slice(&spoken.to_wire().to_le_bytes());
-    codec::encode_into(value, &mut bytes);
-    bytes
+/// The body of a Hello and of a Challenge: magic, versions and a new nonce.
+fn opening(spoken: Spoken) -> Vec<u8> {
+    let nonce: Nonce = hexkv_store::entropy::random();
+    [&MAGIC[..], &spoken.to_wire().to_le_bytes(), &nonce].concat()
 }
 
-/// Decodes what follows magic and versions. That no version is common is told before anything else is read.
-fn after_preamble<T: DeserializeOwned>(
-    spoken: Spoken,
-    what: &'static str,
-    bytes: &[u8],
-) -> Result<(u16, T), HandshakeError> {
-    let version = bytes
+/// The version to speak with the sender of an opening. That no version is common is told before anything else is read.
+fn read_opening(spoken: Spoken, what: &'static str, bytes: &[u8]) -> Result<u16, HandshakeError> {
+    let versions = bytes
         .strip_prefix(&MAGIC)
         .and_then(|rest| rest.first_chunk::<4>())
         .ok_or_else(|| HandshakeError::Protocol(format!("the {what} has no magic number")))?;
-    let theirs = u32::from_le_bytes(*version);
+    let theirs = u32::from_le_bytes(*versions);
     let Some(version) = spoken.common(theirs) else {
         return Err(HandshakeError::WeRefuse(Refusal::WrongVersion { ours: spoken.to_wire(), theirs }));
     };
-    codec::decode(what, &bytes[PREAMBLE_BYTES..], HANDSHAKE_FRAME_BYTES_MAX)
-        .map(|value| (version, value))
-        .map_err(|e| HandshakeError::Protocol(e.to_string()))
+    match bytes.len() == PREAMBLE_BYTES + size_of::<Nonce>() {
+        true => Ok(version),
+        false => Err(HandshakeError::Protocol(format!("a {what} of {} bytes", bytes.len()))),
+    }
+}
+
+/// The proof in front of `bytes`, and what it covers besides the openings.
+fn split_proof<'a>(what: &'static str, bytes: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), HandshakeError> {
+    bytes
+        .split_at_checked(PROOF_BYTES)
+        .ok_or_else(|| HandshakeError::Protocol(format!("a {what} of {} bytes", bytes.len())))
+}
+
+fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, HandshakeError> {
+    codec::decode(what, bytes, HANDSHAKE_FRAME_BYTES_MAX).map_err(|e| HandshakeError::Protocol(e.to_string()))
 }
 
 async fn send<S: AsyncRead + AsyncWrite + Unpin>(
@@ -326,8 +357,11 @@ pub(crate) fn try_refuse<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Tells the other side where `error` is a refusal.
-async fn tell<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut FrameStream<S>, error: HandshakeError) -> HandshakeError {
+/// Sends `error` to the other side where it is a refusal.
+async fn send_if_refusal<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut FrameStream<S>,
+    error: HandshakeError,
+) -> HandshakeError {
     match error {
         HandshakeError::WeRefuse(refusal) => refuse(stream, refusal).await,
         other => other,
@@ -387,18 +421,6 @@ mod tests {
     async fn both_sides_learn_the_number_of_the_others_process() {
         let (a, b) = shake((node(Some(9), 1), "c"), (node(Some(9), 2), "c"), Purpose::Raft, 2).await;
         assert_eq!((a.unwrap().process, b.unwrap().0.process), (Some(200), Some(100)));
-    }
-
-    #[tokio::test]
-    async fn a_release_before_process_numbers_is_not_credited_with_one() {
-        let (mut from, mut to) = pipe();
-        let (one, other, cookie) = (node(Some(9), 1), node(Some(9), 2), Cookie::new("c"));
-        let before = Spoken { oldest: 3, newest: 3 };
-        let (a, b) = tokio::join!(
-            initiate_speaking(before, &mut from, &one, &cookie, Purpose::Raft, 2),
-            respond_speaking(SPOKEN, &mut to, &other, &cookie)
-        );
-        assert_eq!((a.unwrap().0.process, b.unwrap().0.process), (None, None));
     }
 
     #[tokio::test]
@@ -467,7 +489,7 @@ mod tests {
     #[tokio::test]
     async fn neighbouring_releases_speak_the_highest_version_that_both_know() {
         let cases =
-            [((3, 3), (3, 3), 3), ((3, 4), (3, 4), 4), ((3, 4), (4, 5), 4), ((3, 3), (2, 4), 3), ((1, 9), (4, 6), 6)];
+            [((4, 4), (4, 4), 4), ((4, 5), (4, 5), 5), ((4, 5), (5, 6), 5), ((4, 4), (3, 5), 4), ((1, 9), (4, 6), 6)];
         for (a, b, expected) in cases {
             for (a, b) in [(a, b), (b, a)] {
                 let (a, b) = speak(a, b).await;
@@ -506,15 +528,18 @@ mod tests {
         assert_eq!(Spoken::from_wire(0x0005_0003), None, "no version is older than 0");
     }
 
+    fn claim_of(who: &LocalIdentity) -> Vec<u8> {
+        codec::encode(&Claim { who: Introduction::of(who), purpose: Purpose::Raft, expected: 2 })
+    }
+
     #[tokio::test]
     async fn reflected_proofs_are_worthless() {
-        // The attacker knows no cookie: as responder he sends the initiator's own proof back to it.
+        // The attacker knows no cookie: as responder it sends the initiator's own proof back to it.
         let (mut victim, mut attacker) = pipe();
         let (local, cookie) = (node(Some(9), 1), Cookie::new("c"));
         let attack = async {
             receive(&mut attacker, Kind::Hello).await.unwrap();
-            let challenge = with_preamble(SPOKEN, &Introduction::of(&node(Some(9), 2)));
-            send(&mut attacker, Kind::Challenge, &challenge).await.unwrap();
+            send(&mut attacker, Kind::Challenge, &opening(SPOKEN)).await.unwrap();
             let proof = receive(&mut attacker, Kind::Proof).await.unwrap();
             send(&mut attacker, Kind::Welcome, &proof.body).await.unwrap();
         };
@@ -526,14 +551,12 @@ mod tests {
     async fn a_recorded_handshake_cannot_be_replayed() {
         let (mut honest, mut listening) = pipe();
         let (local, cookie) = (node(Some(9), 2), Cookie::new("c"));
-        let hello = with_preamble(
-            SPOKEN,
-            &Hello { who: Introduction::of(&node(Some(9), 1)), purpose: Purpose::Raft, expected: 2 },
-        );
+        let (hello, claim) = (opening(SPOKEN), claim_of(&node(Some(9), 1)));
         let recording = async {
             send(&mut honest, Kind::Hello, &hello).await.unwrap();
             let challenge = receive(&mut honest, Kind::Challenge).await.unwrap();
-            let proof = cookie.prove(Role::Initiator, &hello, &challenge.body);
+            let proof = cookie.prove(Role::Initiator, &[&hello, &challenge.body, &claim]);
+            let proof = [&proof[..], &claim].concat();
             send(&mut honest, Kind::Proof, &proof).await.unwrap();
             proof
         };
@@ -548,6 +571,69 @@ mod tests {
         };
         let (refused, ()) = tokio::join!(respond(&mut listening, &local, &cookie), replay);
         assert!(matches!(refused, Err(HandshakeError::WeRefuse(Refusal::WrongCookie))));
+    }
+
+    #[tokio::test]
+    async fn a_claim_or_introduction_that_was_altered_is_refused() {
+        let (local, cookie) = (node(Some(9), 2), Cookie::new("c"));
+        let (mut attacker, mut listening) = pipe();
+        let attack = async {
+            let hello = opening(SPOKEN);
+            send(&mut attacker, Kind::Hello, &hello).await.unwrap();
+            let challenge = receive(&mut attacker, Kind::Challenge).await.unwrap();
+            let proof = cookie.prove(Role::Initiator, &[&hello, &challenge.body, &claim_of(&node(Some(9), 1))]);
+            send(&mut attacker, Kind::Proof, &[&proof[..], &claim_of(&node(Some(9), 3))].concat()).await.unwrap();
+        };
+        let (refused, ()) = tokio::join!(respond(&mut listening, &local, &cookie), attack);
+        assert!(matches!(refused, Err(HandshakeError::WeRefuse(Refusal::WrongCookie))));
+
+        let (mut initiating, mut attacker) = pipe();
+        let attack = async {
+            let hello = receive(&mut attacker, Kind::Hello).await.unwrap().body;
+            let challenge = opening(SPOKEN);
+            send(&mut attacker, Kind::Challenge, &challenge).await.unwrap();
+            let proved = receive(&mut attacker, Kind::Proof).await.unwrap().body;
+            let (_, claim) = split_proof("proof", &proved).unwrap();
+            let of = |id| codec::encode(&Introduction::of(&node(Some(9), id)));
+            let proof = cookie.prove(Role::Responder, &[&hello, &challenge, claim, &of(3)]);
+            send(&mut attacker, Kind::Welcome, &[&proof[..], &of(2)].concat()).await.unwrap();
+        };
+        let one = node(Some(9), 1);
+        let (refused, ()) = tokio::join!(initiate(&mut initiating, &one, &cookie, Purpose::Raft, 2), attack);
+        assert!(matches!(refused, Err(HandshakeError::WeRefuse(Refusal::WrongCookie))));
+    }
+
+    #[tokio::test]
+    async fn a_stranger_learns_versions_and_a_nonce_only() {
+        let (mut stranger, mut listening) = pipe();
+        let local = LocalIdentity { cluster_id: Some(0x00c1_u64 << 40), ..node(None, 0x00aa_bbcc_ddee_ff77) };
+        let probing = async {
+            send(&mut stranger, Kind::Hello, &opening(SPOKEN)).await.unwrap();
+            let challenge = receive(&mut stranger, Kind::Challenge).await.unwrap().body;
+            send(&mut stranger, Kind::Proof, &[0; 200]).await.unwrap();
+            let refused = receive(&mut stranger, Kind::Welcome).await;
+            (challenge, refused)
+        };
+        let cookie = Cookie::new("c");
+        let (responded, (challenge, refused)) = tokio::join!(respond(&mut listening, &local, &cookie), probing);
+        assert_eq!(challenge.len(), MAGIC.len() + 4 + 32);
+        assert!(matches!(refused, Err(HandshakeError::TheyRefuse(Refusal::WrongCookie))));
+        assert!(matches!(responded, Err(HandshakeError::WeRefuse(Refusal::WrongCookie))));
+    }
+
+    #[tokio::test]
+    async fn names_that_no_node_has_are_refused() {
+        let long = "n".repeat(NODE_NAME_BYTES_MAX + 1);
+        for name in ["", "n\u{1b}[2J@h", "n@h\n2026 ERROR forged", "n h", "\u{e9}@h", &long] {
+            let (mut a, mut b) = pipe();
+            let named = LocalIdentity { name: name.into(), ..node(Some(9), 1) };
+            let (local, cookie) = (node(Some(9), 2), Cookie::new("c"));
+            let responded = tokio::select! {
+                responded = respond(&mut b, &local, &cookie) => responded,
+                initiated = initiate(&mut a, &named, &cookie, Purpose::Raft, 2) => panic!("{initiated:?}"),
+            };
+            assert!(matches!(responded, Err(HandshakeError::Protocol(_))), "{name:?}: {responded:?}");
+        }
     }
 
     #[tokio::test]

@@ -5,6 +5,9 @@ use std::fmt;
 use hexkv_store::NodeId;
 use serde::{Deserialize, Serialize};
 
+/// Longest name of a node, in bytes: 64 before the `@`, a DNS name behind it.
+pub const NODE_NAME_BYTES_MAX: usize = 64 + 1 + 253;
+
 /// Who this node is. Changes when it joins or leaves a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalIdentity {
@@ -31,7 +34,7 @@ pub struct PeerIdentity {
     pub incarnation: u64,
     /// Its full name.
     pub name: String,
-    /// The number of its process, see [`LocalIdentity::process`]; None = a release that sends none.
+    /// The number of its process, see [`LocalIdentity::process`]; None = not known.
     pub process: Option<u64>,
     /// It speaks as a guest: knows the cookie, but does not claim to be a member.
     pub guest: bool,

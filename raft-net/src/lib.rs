@@ -14,6 +14,8 @@
 //! | `grant` | what answers to AppendEntries are worth as a lease |
 //! | `snapshot_transfer` | snapshots, resumable, both sides |
 //! | `listener`, `connection`, `append_feed` | answering: accept, handshake, dispatch |
+//! | `raft_request`, `raft_check` | Raft's messages: which are refused before openraft has them |
+//! | `peer_text` | texts of other nodes, made safe to show |
 //! | [`rpc`], `message` | what is said |
 //! | `error`, `refusal_log` | what goes wrong, and how often it is logged |
 
@@ -35,8 +37,11 @@ mod listener;
 mod message;
 mod names;
 pub mod network;
+mod peer_text;
 mod process;
+mod raft_check;
 mod raft_client;
+mod raft_request;
 mod refusal_log;
 mod request_queue;
 pub mod rpc;
@@ -49,15 +54,17 @@ pub use append_pipeline::{APPEND_BYTES_IN_FLIGHT_MAX, APPEND_TIMEOUT, APPENDS_IN
 pub use connection::{REQUEST_BYTES_SERVED_MAX, REQUESTS_SERVED_MAX};
 pub use connector::{ALIVE_INTERVAL, HANDSHAKE_TIMEOUT, STALL_TIMEOUT};
 pub use cookie::Cookie;
-pub use dialer::{CONNECT_TIMEOUT, Dialer, RESOLVE_TIMEOUT};
+pub use dialer::{ADDRESS_BYTES_MAX, CONNECT_TIMEOUT, Dialer, RESOLVE_TIMEOUT, is_address};
 pub use error::{NetError, Refusal};
 pub use frame::FRAME_BYTES_MAX;
 pub use grant::Grant;
 pub use handshake::PROTOCOL_VERSION;
-pub use identity::{LocalIdentity, PeerIdentity};
+pub use identity::{LocalIdentity, NODE_NAME_BYTES_MAX, PeerIdentity};
 pub use listener::{CONNECTIONS_MAX, HANDSHAKES_MAX, serve};
 pub use network::{AddressBook, Network};
+pub use peer_text::PEER_TEXT_BYTES_MAX;
 pub use process::{CopiedNode, NodeStart, Seat};
+pub use raft_check::{APPEND_ENTRIES_RECEIVED_MAX, TERM_LEAP_MAX};
 pub use raft_client::{PeerClient, PeerFactory};
 pub use request_queue::{REQUEST_BYTES_WAITING_MAX, REQUESTS_WAITING_MAX};
 pub use service::Service;

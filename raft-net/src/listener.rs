@@ -42,7 +42,7 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 struct Shared<S: Service> {
     service: Arc<S>,
     cookie: Cookie,
-    refusals: RefusalLog,
+    refusals: Arc<RefusalLog>,
     incoming: Arc<Incoming>,
     handshakes: Mutex<Handshakes>,
     connections: AtomicUsize,
@@ -86,7 +86,7 @@ pub async fn serve<L: Listener, S: Service>(
     let shared = Arc::new(Shared {
         service,
         cookie,
-        refusals: RefusalLog::default(),
+        refusals: Arc::default(),
         incoming: Arc::default(),
         handshakes: Mutex::default(),
         connections: AtomicUsize::new(0),
@@ -177,8 +177,9 @@ impl<S: Service> Shared<S> {
             Err(refusal) => return self.turn_away(&mut stream, &peer, &address, refusal).await,
         };
         tracing::debug!(%peer, %from, ?purpose, "connection accepted");
-        let parties = Parties { local, peer: peer.clone(), purpose, seat };
-        let connection = Connection::new(stream, self.service.clone(), parties, self.incoming.clone());
+        let parties = Parties { local, peer: peer.clone(), purpose, seat, address: address.clone() };
+        let (incoming, refusals) = (self.incoming.clone(), self.refusals.clone());
+        let connection = Connection::new(stream, self.service.clone(), parties, incoming, refusals);
         let end = connection.run(&self.shutdown).await;
         tracing::debug!(%peer, %from, ?purpose, %end, "connection ended");
         if let Some((by, refusal)) = end.refusal() {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     error::{NetError, Refusal},
     frame::{self, FRAME_BYTES_MAX, Frame, Kind},
-    handshake,
+    handshake, peer_text,
 };
 
 /// Why a request failed, as the serving side says it.
@@ -20,9 +20,9 @@ pub(crate) enum Failure {
     /// See [`Refusal`].
     Refused(Refusal),
     /// Nothing was done.
-    Unavailable(String),
+    Unavailable(#[serde(deserialize_with = "peer_text::decode")] String),
     /// It was tried.
-    Failed(String),
+    Failed(#[serde(deserialize_with = "peer_text::decode")] String),
 }
 
 /// Offers a snapshot.

@@ -272,6 +272,12 @@ impl<T: Transport> Network<T> {
         self.pool.grants.note(target, vote, asked_at);
     }
 
+    /// Logs that an answer of `target` is refused.
+    pub(crate) fn log_refused_answer(&self, target: NodeId, refusal: &Refusal) {
+        let address = self.pool.addresses.get(target).unwrap_or_else(|| format!("{target:016x}"));
+        self.pool.connector.log_refused(&address, refusal);
+    }
+
     /// What followers acknowledged to this node.
     pub(crate) fn acknowledged(&self) -> &Acknowledged {
         &self.pool.acknowledged

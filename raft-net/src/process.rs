@@ -115,7 +115,7 @@ impl Default for Processes {
 }
 
 impl Processes {
-    /// Whether `peer` may act as its node; None for a release that sends no number, which is always accepted. `from` is where
+    /// Whether `peer` may act as its node; None where its process has no number, which is always accepted. `from` is where
     /// it connected from, or, `dialled`, where it listens. `known` is where its node is said to listen. `probe` connects
     /// to an address and returns the number of the process of that node that answers there.
     ///

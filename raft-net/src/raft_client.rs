@@ -27,11 +27,12 @@ use tokio::time::Instant;
 
 use crate::{
     append_pipeline::AppendPipeline,
-    error::NetError,
+    error::{NetError, Refusal},
     frame::{Frame, Kind},
     identity::Purpose,
     message::decode_answer,
     network::Network,
+    raft_check::check_answered_vote,
     request_queue::Call,
     snapshot_transfer,
     transport::Transport,
@@ -118,6 +119,17 @@ impl<T: Transport> PeerClient<T> {
         NetError::Failed(format!("it lost log entry {missing}, which it acknowledged"))
     }
 
+    /// An answer of the peer that is refused: it is logged, and openraft backs off.
+    pub(crate) fn refused_answer(&self, refusal: Refusal) -> NetError {
+        self.network.log_refused_answer(self.target, &refusal);
+        NetError::Protocol(refusal.to_string())
+    }
+
+    /// Checks the vote in the peer's answer to a message under vote `own`.
+    pub(crate) fn checked_vote<R>(&self, own: &Vote, answered: &Vote, answer: R) -> Result<R, NetError> {
+        check_answered_vote(own, answered).map(|()| answer).map_err(|refusal| self.refused_answer(refusal))
+    }
+
     /// What runs work that blocks.
     pub(crate) fn driver(&self) -> Driver {
         self.network.driver()
@@ -132,6 +144,18 @@ impl<T: Transport> PeerClient<T> {
     ) -> Result<R, NetError> {
         let frame: Frame = self.submit_for(Purpose::Urgent, kind, body)?.within(timeout).await?;
         decode_answer("answer of a Raft peer", &frame)
+    }
+
+    async fn election(
+        &self,
+        kind: Kind,
+        request: &VoteRequest<TypeConfig>,
+        option: &RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let timeout = option.soft_ttl();
+        let answer = self.ask::<_, VoteResponse<TypeConfig>>(kind, request, timeout).await;
+        let answer = answer.and_then(|answer| self.checked_vote(&request.vote, &answer.vote.clone(), answer));
+        answer.map_err(|e| self.rpc_error(&e, RPCTypes::Vote, timeout))
     }
 
     /// `error` as openraft sorts errors: it tries again at once after Network and Timeout, backs off after
@@ -168,8 +192,7 @@ impl<T: Transport> NetVote<TypeConfig> for PeerClient<T> {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let timeout = option.soft_ttl();
-        self.ask(Kind::Vote, &rpc, timeout).await.map_err(|e| self.rpc_error(&e, RPCTypes::Vote, timeout))
+        self.election(Kind::Vote, &rpc, &option).await
     }
 
     async fn pre_vote(
@@ -177,8 +200,7 @@ impl<T: Transport> NetVote<TypeConfig> for PeerClient<T> {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let timeout = option.soft_ttl();
-        self.ask(Kind::PreVote, &rpc, timeout).await.map_err(|e| self.rpc_error(&e, RPCTypes::Vote, timeout))
+        self.election(Kind::PreVote, &rpc, &option).await
     }
 }
 

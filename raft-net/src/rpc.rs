@@ -14,6 +14,8 @@ use hexkv_store::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::peer_text;
+
 /// A request from one node to another. Answered by the node it is sent to: nothing is forwarded twice.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum PeerRequest {
@@ -66,10 +68,9 @@ pub enum PeerRequest {
         /// What it is followed by.
         trace: TraceParent,
     },
-    /// Whether the leader commits, and which followers take no entries; only the leader knows. Only for releases that send a
-    /// process number in the handshake: older ones take it for damage.
+    /// Whether the leader commits, and which followers take no entries; only the leader knows.
     Progress,
-    /// Why the disk of this node takes no more data, if so. For the same releases.
+    /// Why the disk of this node takes no more data, if so.
     StorageTrouble,
 }
 
@@ -85,9 +86,28 @@ pub struct TraceParent {
 }
 
 impl PeerRequest {
-    /// Whether a node outside the cluster, with the right cookie, may ask this.
+    /// Whether a node that knows the cookie and is not a member of the cluster may request this: what a node needs to find a
+    /// cluster, to join it, and to found one. Everything else changes state or reads data, and is for members only.
     pub fn open_to_guests(&self) -> bool {
-        matches!(self, Self::ClusterInfo | Self::Admit(_) | Self::Founding(_))
+        match self {
+            Self::ClusterInfo | Self::Admit(_) | Self::Founding(_) => true,
+            Self::Propose(_)
+            | Self::ReadIndex
+            | Self::Read(_)
+            | Self::MemberHealth
+            | Self::TransferLeader(_)
+            | Self::StateHash
+            | Self::Changes(_)
+            | Self::KeepAlive(_)
+            | Self::Lease { .. }
+            | Self::Leases { .. }
+            | Self::LeaseIndex
+            | Self::LeaseRead(_)
+            | Self::Explain
+            | Self::ProposeTraced { .. }
+            | Self::Progress
+            | Self::StorageTrouble => false,
+        }
     }
 }
 
@@ -132,7 +152,7 @@ pub enum PeerResponse {
     /// To [`PeerRequest::Progress`].
     Progress(LeaderProgress),
     /// To [`PeerRequest::StorageTrouble`].
-    StorageTrouble(Option<String>),
+    StorageTrouble(#[serde(deserialize_with = "peer_text::decode_option")] Option<String>),
 }
 
 /// Why a peer did not answer a request.
@@ -146,16 +166,16 @@ pub enum PeerError {
     },
     /// It cannot do it now; nothing was done.
     #[error("{0}")]
-    Unavailable(String),
+    Unavailable(#[serde(deserialize_with = "peer_text::decode")] String),
     /// Too much in flight; nothing was done.
     #[error("overloaded")]
     Overloaded,
     /// The change may or may not happen.
     #[error("outcome unknown: {0}")]
-    OutcomeUnknown(String),
+    OutcomeUnknown(#[serde(deserialize_with = "peer_text::decode")] String),
     /// The request makes no sense.
     #[error("{0}")]
-    Invalid(String),
+    Invalid(#[serde(deserialize_with = "peer_text::decode")] String),
     /// A read was refused by the store: compacted, in the future.
     #[error("revision {requested} is compacted; the oldest is {oldest}")]
     Compacted {
@@ -169,7 +189,7 @@ pub enum PeerError {
     NoSuchLease(u64),
     /// It does not do it, and will not soon: its disk is full. Nothing was done.
     #[error("{0}")]
-    Refused(String),
+    Refused(#[serde(deserialize_with = "peer_text::decode")] String),
 }
 
 /// A lease as the leader sees it.
@@ -262,6 +282,7 @@ pub struct ClusterInfo {
     /// The answering node's id.
     pub node_id: NodeId,
     /// The answering node's full name.
+    #[serde(deserialize_with = "peer_text::decode")]
     pub name: String,
     /// The cluster, once there is one.
     pub cluster_id: Option<u64>,
@@ -270,6 +291,7 @@ pub struct ClusterInfo {
     /// Raft term.
     pub term: u64,
     /// The member directory.
+    #[serde(deserialize_with = "peer_text::decode_members")]
     pub members: Vec<Member>,
     /// Raft voters.
     pub voters: Vec<NodeId>,
@@ -298,6 +320,7 @@ pub struct MemberHealth {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaderProgress {
     /// Why nothing is committed or applied, as a sentence; None while all moves.
+    #[serde(deserialize_with = "peer_text::decode_option")]
     pub stalled: Option<String>,
     /// Followers and learners that lack entries, with the time since they last took one, in milliseconds.
     pub peers_stalled_ms: Vec<(NodeId, u64)>,
@@ -307,6 +330,7 @@ pub struct LeaderProgress {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// Sentences, the most important first.
+    #[serde(deserialize_with = "peer_text::decode_list")]
     pub remarks: Vec<String>,
     /// Its last steps, the oldest first; bounded by the leader.
     pub steps: Vec<MembershipStep>,
@@ -318,8 +342,10 @@ pub struct MembershipStep {
     /// When it ended, by the leader's wall clock, in milliseconds since the Unix epoch.
     pub time_ms: u64,
     /// What was to be done.
+    #[serde(deserialize_with = "peer_text::decode")]
     pub step: String,
     /// Why it was not taken; None = it was.
+    #[serde(deserialize_with = "peer_text::decode_option")]
     pub refused: Option<String>,
 }
 
@@ -340,7 +366,7 @@ pub struct StateHash {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Plan {
     /// These, by name, sorted: a majority of them decides.
-    Listed(Vec<String>),
+    Listed(#[serde(deserialize_with = "peer_text::decode_list")] Vec<String>),
     /// Nodes with an index from 1 up to this: a majority of the indexes decides.
     Indexed(u32),
     /// Whichever they are: so many decide, each by another name.
@@ -362,6 +388,7 @@ pub struct FoundingRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FoundingAnswer {
     /// Full name of the answering node.
+    #[serde(deserialize_with = "peer_text::decode")]
     pub name: String,
     /// Its index, where it has one.
     pub index: Option<u32>,

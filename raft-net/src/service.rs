@@ -3,7 +3,13 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use futures_util::future::BoxFuture;
-use hexkv_store::{TypeConfig, driver::Driver, fs::SharedFs, snapshot::SnapshotFile};
+use hexkv_store::{
+    StoreError, TypeConfig,
+    driver::Driver,
+    fs::SharedFs,
+    raft_types::{Entry, LogId, SnapshotMeta},
+    snapshot::SnapshotFile,
+};
 use openraft::{Raft, raft::AppendEntriesRequest, storage::RaftStateMachine};
 
 use crate::{
@@ -39,6 +45,44 @@ pub trait Service: Send + Sync + 'static {
         let _ = (peer, from);
         Box::pin(std::future::ready(Ok(None)))
     }
+
+    /// Whether `peer`, which knows the cookie and the cluster's id, is a member of the cluster as far as this node knows. Only
+    /// members get here with requests that are not [`PeerRequest::open_to_guests`].
+    fn is_member(&self, peer: &PeerIdentity) -> bool;
+
+    /// Whether members told this node that `peer` is a voter or learner. Asked where `peer` is in no membership of this node's Raft:
+    /// that of a node that has just joined is empty, and that of a node that was away may be old.
+    fn vouched(&self, peer: &PeerIdentity) -> bool;
+
+    /// The last entry of this node's log.
+    fn last_log_id(&self) -> Option<LogId>;
+
+    /// The highest term that members told this node of.
+    fn told_term(&self) -> u64;
+
+    /// A node that is in no membership here sent one of Raft's messages: members may know it.
+    fn stranger(&self) {}
+
+    /// A request of `peer` was refused. The log has it already.
+    fn refused_request(&self, peer: &PeerIdentity, refusal: &Refusal) {
+        let _ = (peer, refusal);
+    }
+
+    /// Whether the state machine can read each of `entries`.
+    ///
+    /// # Errors
+    /// Why not.
+    fn check_entries(&self, entries: &[Entry]) -> Result<(), Refusal> {
+        let _ = entries;
+        Ok(())
+    }
+
+    /// Whether `file` is whole, covers what `meta` says, and is of this node's cluster. May block. An error in a snapshot that is
+    /// being installed stops the node, so this comes before.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn check_snapshot(&self, meta: &SnapshotMeta, file: &SnapshotFile) -> Result<(), StoreError>;
 
     /// A member that proved the cookie refuses this node.
     fn refused(&self, refusal: &Refusal) {

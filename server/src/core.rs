@@ -214,6 +214,11 @@ impl Core {
         leads.then_some(metrics.vote.leader_id.term)
     }
 
+    /// For how long this life of the core has run.
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// Wall clock of this node, in milliseconds since the Unix epoch.
     pub fn unix_time_ms(&self) -> u64 {
         self.environment.unix_time_ms()

@@ -17,7 +17,7 @@
 //! | [`leases`] | who lives how long |
 //! | [`coordination`] | locks, elections, the registry |
 //! | [`compaction`] | how much history is kept |
-//! | [`service`] | what other nodes may ask |
+//! | [`service`], `peer_proposals` | what other nodes may request, and what they may write |
 //! | [`offline`] | data directories from a backup, or from what survived |
 //! | [`routes`] | the HTTP API |
 //! | [`http_server`] | HTTP connections: their limits, clients that go away, the stop |
@@ -59,6 +59,7 @@ pub mod moved_members;
 pub mod naming;
 pub mod node;
 pub mod offline;
+mod peer_proposals;
 pub mod progress;
 pub mod proposals;
 mod proposer;

@@ -97,6 +97,7 @@ impl Node {
             let begun = data.start_new_life(reason, keep, intent.node_id, Some(intent.cluster_id), peers);
             self.reopen(begun, &mut data).await?;
         }
+        self.member_view.set([&info]);
         self.observe(Some(info));
         self.wait_for_role().await
     }

@@ -50,13 +50,14 @@ pub async fn run(node: Arc<Node>, core: Arc<Core>) {
             continue;
         }
         let work = async {
+            let strange = node.member_view.take_stranger();
             // A leader is in touch when a majority confirms it: it may have been deposed, and removed, unawares.
             let mut of_leader = if core.is_leader() { None } else { ask_leader(&node).await };
             if of_leader.is_some() {
                 leader_seen = Instant::now();
                 node.note_accepted();
                 lost_entries::compare_with_leader(&node, &core, ASK_TIMEOUT).await;
-            } else if node.position() != Position::Holder || leader_seen.elapsed() > LEADERLESS {
+            } else if node.position() != Position::Holder || leader_seen.elapsed() > LEADERLESS || strange {
                 of_leader = ask_others(&node, &core).await;
             }
             keep_connections(&node, &core);
@@ -151,6 +152,7 @@ fn outvoted(mine: &StateHash, theirs: &[&StateHash], voters: usize) -> Option<(u
 /// out of the Raft membership gets no more entries that could tell it. Answers with what the leader answered.
 async fn ask_leader(node: &Node) -> Option<ClusterInfo> {
     let info = leaders_answer(node, node.leader_id()?).await?;
+    node.member_view.set([&info]);
     node.observe(Some(info.clone()));
     Some(info)
 }
@@ -183,15 +185,16 @@ pub(crate) async fn ask_others(node: &Node, core: &Core) -> Option<ClusterInfo> 
     };
     let others = node.known_peers().into_iter().filter(|(id, _)| *id != core.id);
     let told = join_all(others.map(ask)).await.into_iter().filter_map(|answer| match answer {
-        Ok(PeerResponse::ClusterInfo(info)) => Some(info),
+        Ok(PeerResponse::ClusterInfo(info)) if info.cluster_id == identity.cluster_id => Some(info),
         Ok(_) | Err(_) => None,
     });
+    let told: Vec<ClusterInfo> = told.collect();
+    node.member_view.set(&told);
     // Only who knows at least as much as this node can tell it anything; a standby without a leader may know less.
     let applied = core.state.applied().map_or(0, |id| id.index);
-    let knows_more = |info: &ClusterInfo| {
-        !info.members.is_empty() && info.applied_index >= applied && info.cluster_id == identity.cluster_id
-    };
-    let best = told.filter(knows_more).max_by_key(|info| (info.term, info.leader.is_some(), info.applied_index));
+    let knows_more = |info: &ClusterInfo| !info.members.is_empty() && info.applied_index >= applied;
+    let best =
+        told.into_iter().filter(knows_more).max_by_key(|info| (info.term, info.leader.is_some(), info.applied_index));
     let info = best?;
     if core.is_leader() {
         step_down(node, core, &info).await;

@@ -11,7 +11,10 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use hexkv_raft_net::{PeerIdentity, rpc::PeerRequest};
+use hexkv_raft_net::{
+    PeerIdentity,
+    rpc::{PeerRequest, PeerResponse},
+};
 use hexkv_store::NodeId;
 
 use crate::{config::Target, core::Core, node::Node};
@@ -71,9 +74,13 @@ async fn search(node: &Node, core: &Core, silent: &BTreeMap<NodeId, String>) -> 
     });
     let mut answers = asked.buffered(ASKED_AT_ONCE);
     let cluster_id = node.identity().cluster_id;
-    let mut found = false;
+    let (mut found, mut told) = (false, Vec::new());
     while let Some((address, answer)) = answers.next().await {
         let peer = match answer {
+            Ok((peer, PeerResponse::ClusterInfo(info))) if info.cluster_id == cluster_id => {
+                told.push(info);
+                peer
+            }
             Ok((peer, _)) => peer,
             Err(e) => {
                 tracing::debug!(address, error = %e, "no member was found there");
@@ -88,6 +95,7 @@ async fn search(node: &Node, core: &Core, silent: &BTreeMap<NodeId, String>) -> 
             found |= news;
         }
     }
+    node.member_view.set_discovered(&told);
     found
 }
 

@@ -1,6 +1,7 @@
 //! A node: what lasts while cores come and go. It knows its data directory, its addresses, its cluster as it
 //! sees it or as others told it, and which core serves now.
 
+mod member_view;
 mod peers;
 mod standing;
 
@@ -22,7 +23,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::standing::Barred;
+pub use self::{member_view::MemberView, standing::Barred};
 use crate::{
     admission::Admission,
     bodies::{BODIES_BYTES_MAX, Bodies},
@@ -108,6 +109,8 @@ pub struct Node {
     pub reading: Arc<Semaphore>,
     /// Nodes that ask to join.
     pub joins: JoinLog,
+    /// Who takes part in the cluster's Raft, as other members told this node.
+    pub member_view: MemberView,
     /// Who follows the changes.
     pub watches: Watches,
     /// Who follows what happens to the cluster.
@@ -172,6 +175,7 @@ impl Node {
             short_scans: Arc::new(Semaphore::new(SHORT_SCANS_MAX)),
             reading: Arc::new(Semaphore::new(READING_KEYS_MAX as usize)),
             joins: JoinLog::default(),
+            member_view: MemberView::default(),
             watches: Watches::default(),
             events: Events::default(),
             metrics: Metrics::default(),
@@ -380,6 +384,7 @@ impl Node {
         *self.core.write() = Some(core.clone());
         core.tasks.spawn(copies::watch_cuts(self.clone(), core.log.cut(), core.cancel.clone()));
         *self.outside.write() = None;
+        self.member_view.clear();
         *self.position.write() = Position::Outside;
         *self.divergent.write() = None;
         *self.barred.write() = None;

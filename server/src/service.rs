@@ -9,12 +9,12 @@ use hexkv_raft_net::{
 };
 use hexkv_store::{
     NodeId, Proposal, StoreError, TypeConfig,
-    command::Command,
     driver::Driver,
     fs::SharedFs,
     member::Member,
-    outcome::Outcome,
+    raft_types::{Entry, LogId, SnapshotMeta},
     record::{KeyRecord, ListRequest},
+    snapshot::{SnapshotFile, check_received},
     state_machine::StateMachine,
 };
 use openraft::{async_runtime::WatchReceiver, raft::AppendEntriesRequest};
@@ -28,6 +28,7 @@ use crate::{
     error::Error,
     leases::{keep_alive_here, lease_here, leases_here},
     node::{Node, SHORT_SCAN_ITEMS_MAX, wire_identity},
+    peer_proposals::{admit, check_entry, check_proposal},
     progress::leader_progress,
     reads::{Basis, wait_applied},
     reconciler::answering_now,
@@ -37,8 +38,6 @@ use crate::{
 
 /// Longest that a peer's request is worked on. The asking node may give up sooner, or wait for longer: it does not say.
 const PEER_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// A member that answered within this time is alive: its name cannot be taken by another.
-const NAME_KEPT_WITHIN: Duration = Duration::from_secs(2);
 
 /// The node as other nodes see it.
 pub struct NodeService(pub Arc<Node>);
@@ -75,6 +74,38 @@ impl Service for NodeService {
     fn accepts_append(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
         let ids = request.prev_log_id.into_iter().chain(request.entries.iter().map(|entry| entry.log_id));
         self.0.core().is_none_or(|core| core.log.agrees_with(ids))
+    }
+
+    fn is_member(&self, peer: &PeerIdentity) -> bool {
+        self.0.knows_member(peer.node_id)
+    }
+
+    fn vouched(&self, peer: &PeerIdentity) -> bool {
+        self.0.member_view.is_in_raft(peer.node_id) || self.0.is_cut_off()
+    }
+
+    fn last_log_id(&self) -> Option<LogId> {
+        self.0.core().and_then(|core| core.log.ends().0)
+    }
+
+    fn told_term(&self) -> u64 {
+        self.0.member_view.term()
+    }
+
+    fn stranger(&self) {
+        self.0.member_view.note_stranger();
+    }
+
+    fn refused_request(&self, _: &PeerIdentity, refusal: &Refusal) {
+        self.0.metrics.refused_peer_request(refusal.reason());
+    }
+
+    fn check_entries(&self, entries: &[Entry]) -> Result<(), Refusal> {
+        entries.iter().try_for_each(check_entry)
+    }
+
+    fn check_snapshot(&self, meta: &SnapshotMeta, file: &SnapshotFile) -> Result<(), StoreError> {
+        check_received(meta, file, self.0.identity().cluster_id)
     }
 
     fn snapshot_dir(&self) -> (SharedFs, PathBuf) {
@@ -114,8 +145,12 @@ async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> R
         PeerRequest::ClusterInfo | PeerRequest::Founding(_) | PeerRequest::StorageTrouble => {
             unreachable!("answered above: they need no core")
         }
-        PeerRequest::Propose(proposal) => propose(node, &core, proposal).await,
+        PeerRequest::Propose(proposal) => {
+            check_proposal(&core, from, &proposal)?;
+            propose(node, &core, proposal).await
+        }
         PeerRequest::ProposeTraced { proposal, trace } => {
+            check_proposal(&core, from, &proposal)?;
             let trace = Trace { parent: trace };
             traced!(trace, %from, "a change arrives from another node");
             let (answer, applied) = trace::scope(trace, propose(node, &core, proposal)).await;
@@ -262,7 +297,7 @@ pub fn member_health(node: &Node, core: &Core) -> Vec<MemberHealth> {
     core.state.members().into_iter().map(health).collect()
 }
 
-async fn propose(node: &Node, core: &Core, proposal: Proposal) -> Result<PeerResponse, PeerError> {
+pub(crate) async fn propose(node: &Node, core: &Core, proposal: Proposal) -> Result<PeerResponse, PeerError> {
     leads(node, core)?;
     let _admitted = node.admission.admit(proposal.size_bytes()).ok_or(PeerError::Overloaded)?;
     if let Some(why) = node.refused_by_disk(&proposal) {
@@ -273,37 +308,6 @@ async fn propose(node: &Node, core: &Core, proposal: Proposal) -> Result<PeerRes
         Err(WriteError::NotLeader(leader)) => Err(PeerError::NotLeader { leader }),
         Err(WriteError::Unknown(why)) => Err(PeerError::OutcomeUnknown(why)),
     }
-}
-
-async fn admit(node: &Node, core: &Core, from: &PeerIdentity, member: Member) -> Result<PeerResponse, PeerError> {
-    leads(node, core)?;
-    // A copy of a member, or one whose directory went back, must not give that member's place away.
-    if core.state.members().iter().any(|m| m.node_id == from.node_id) {
-        match node.network.admit(from, "a connection of a guest").await {
-            // It lost what it acknowledged, and so asks for a place as a new member.
-            Ok(_) | Err(Refusal::RolledBack { .. }) => {}
-            Err(refusal) => return Err(PeerError::Unavailable(refusal.to_string())),
-        }
-    }
-    let earlier = core.state.members().into_iter().find(|m| m.name == member.name && m.node_id != member.node_id);
-    // An earlier self that lost its disk no longer answers under its old id; one that does is another node.
-    let replaces = match earlier {
-        Some(m) if m.node_id == core.id => None,
-        // A member that gives its own place up, because its state has to be rebuilt.
-        Some(m) if m.node_id == from.node_id => Some(m.node_id),
-        Some(m) if reached_lately(node, m.node_id) => None,
-        Some(m) => Some(m.node_id),
-        None => None,
-    };
-    if node.joins.is_news(&member, replaces) {
-        tracing::info!(member = member.name, raft = member.raft, %from, ?replaces, "a node asks to join");
-    }
-    let name = member.name.clone();
-    let answer = propose(node, core, Proposal::new(&Command::PutMember { member, replaces })).await?;
-    if !matches!(answer, PeerResponse::Outcome(Outcome::Refused(_))) {
-        node.joins.taken_in(&name);
-    }
-    Ok(answer)
 }
 
 async fn transfer(node: &Node, core: &Core, to: NodeId) -> Result<PeerResponse, PeerError> {
@@ -323,12 +327,8 @@ async fn transfer(node: &Node, core: &Core, to: NodeId) -> Result<PeerResponse, 
     Ok(PeerResponse::TransferStarted)
 }
 
-fn reached_lately(node: &Node, id: NodeId) -> bool {
-    node.network.last_contact(id).is_some_and(|t| t.elapsed() < NAME_KEPT_WITHIN)
-}
-
 /// A leader whose state differs from the others' would answer from it, and decide comparisons by it.
-fn leads(node: &Node, core: &Core) -> Result<(), PeerError> {
+pub(crate) fn leads(node: &Node, core: &Core) -> Result<(), PeerError> {
     if let Some(why) = node.divergence() {
         return Err(PeerError::Unavailable(format!("this node's state differs from the others': {why}")));
     }

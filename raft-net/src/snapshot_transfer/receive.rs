@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use hexkv_store::{
-    StoreError, TypeConfig,
+    NodeId, StoreError, TypeConfig,
     driver::Driver,
-    raft_types::Vote,
+    raft_types::{LogId, SnapshotMeta, Vote},
     snapshot::{SnapshotFile, SnapshotReceiver},
 };
 use openraft::{
@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::{
     Service,
     message::{Failure, SnapshotChunk, SnapshotFinish, SnapshotOffer, SnapshotReply},
+    raft_check::{Local, check_snapshot},
 };
 
 /// The one snapshot that a node receives at a time. Invariants: a token names one accepted offer; only chunks with the
@@ -37,6 +38,7 @@ struct State {
 struct Transfer {
     token: u64,
     vote: Vote,
+    last_log_id: Option<LogId>,
     receiver: SnapshotReceiver,
     driver: Driver,
 }
@@ -51,7 +53,7 @@ impl Incoming {
         offer: SnapshotOffer,
     ) -> Result<SnapshotReply, Failure> {
         let mut state = self.state.clone().lock_owned().await;
-        if let Some(response) = superfluous(raft, &offer) {
+        if let Some(response) = superfluous(raft, &offer.vote, offer.last_log_id) {
             return Ok(SnapshotReply::Done(response));
         }
         if let Some(transfer) = &state.transfer
@@ -71,16 +73,17 @@ impl Incoming {
             let offset = receiver.offset();
             state.last_token += 1;
             let token = state.last_token;
-            state.transfer = Some(Transfer { token, vote: offer.vote, receiver, driver });
+            let (vote, last_log_id) = (offer.vote, offer.last_log_id);
+            state.transfer = Some(Transfer { token, vote, last_log_id, receiver, driver });
             tracing::info!(id = offer.id, offset, total_bytes = offer.total_bytes, "receiving a snapshot");
             Ok(SnapshotReply::Send { token, offset })
         })
         .await
     }
 
-    /// Writes a chunk. A failed write ends the transfer.
-    pub(crate) async fn chunk(&self, chunk: SnapshotChunk) -> Result<(), Failure> {
-        let (mut state, driver) = self.current(chunk.token).await?;
+    /// Writes a chunk of the leader `from`. A failed write ends the transfer.
+    pub(crate) async fn chunk(&self, chunk: SnapshotChunk, from: NodeId) -> Result<(), Failure> {
+        let (mut state, driver) = self.current(chunk.token, from).await?;
         blocking(driver, move || {
             let transfer = state.transfer.as_mut().expect("the token was checked under this lock");
             let written = transfer.receiver.write(chunk.offset, &chunk.bytes);
@@ -92,21 +95,31 @@ impl Incoming {
         .await
     }
 
-    /// Checks that all has arrived, and installs it. Goes on to its end also when the asking connection is gone.
-    pub(crate) async fn finish<M>(
+    /// Checks that all has arrived and is what was offered, and installs it. Goes on to its end also when the asking connection is
+    /// gone.
+    pub(crate) async fn finish<V: Service>(
         &self,
-        raft: Raft<TypeConfig, M>,
+        service: Arc<V>,
+        raft: Raft<TypeConfig, V::StateMachine>,
         finish: SnapshotFinish,
-    ) -> Result<SnapshotResponse<TypeConfig>, Failure>
-    where
-        M: RaftStateMachine<TypeConfig, SnapshotData = SnapshotFile>,
-    {
-        let (mut state, driver) = self.current(finish.token).await?;
+    ) -> Result<SnapshotResponse<TypeConfig>, Failure> {
+        let (mut state, driver) = self.current(finish.token, finish.vote.leader_id.node_id).await?;
         let install = async move {
             let transfer = state.transfer.take().expect("the token was checked under this lock");
-            let file = blocking(driver, move || transfer.receiver.finish().map_err(failed)).await?;
-            let snapshot = Snapshot { meta: finish.meta, snapshot: file };
-            let installed = raft.install_full_snapshot(finish.vote, snapshot).await;
+            if (transfer.vote, transfer.last_log_id) != (finish.vote, finish.meta.last_log_id) {
+                return Err(Failure::Failed("it is not the snapshot that was offered".into()));
+            }
+            let meta = finish.meta.clone();
+            let file = blocking(driver, move || received(&*service, transfer.receiver, &meta)).await?;
+            // While it was sent another leader may have taken over, and the log may have gone on.
+            let last = finish.meta.last_log_id;
+            if let Some(response) = superfluous(&raft, &finish.vote, last) {
+                return Ok(response);
+            }
+            check_snapshot(&finish.vote, last, finish.vote.leader_id.node_id, &local(&raft))
+                .map_err(Failure::Refused)?;
+            let installed =
+                raft.install_full_snapshot(finish.vote, Snapshot { meta: finish.meta, snapshot: file }).await;
             // Held until here: see the invariants.
             drop(state);
             installed.map_err(|e| Failure::Failed(e.to_string()))
@@ -114,26 +127,47 @@ impl Incoming {
         tokio::spawn(install).await.unwrap_or_else(|e| Err(Failure::Failed(format!("the installation broke: {e}"))))
     }
 
-    async fn current(&self, token: u64) -> Result<(OwnedMutexGuard<State>, Driver), Failure> {
+    /// The transfer that `token` names, of the leader `from`.
+    async fn current(&self, token: u64, from: NodeId) -> Result<(OwnedMutexGuard<State>, Driver), Failure> {
         let state = self.state.clone().lock_owned().await;
-        if let Some(driver) = state.transfer.as_ref().filter(|t| t.token == token).map(|t| t.driver) {
+        let named = |t: &&Transfer| t.token == token && t.vote.leader_id.node_id == from;
+        if let Some(driver) = state.transfer.as_ref().filter(named).map(|t| t.driver) {
             return Ok((state, driver));
         }
         Err(Failure::Unavailable("this transfer was ended by a later one or by an error".into()))
     }
 }
 
+/// The file that was received, once it was checked. One that is not what it should be is removed, so that its transfer begins from
+/// its first byte.
+fn received<V: Service>(service: &V, receiver: SnapshotReceiver, meta: &SnapshotMeta) -> Result<SnapshotFile, Failure> {
+    let file = receiver.finish().map_err(failed)?;
+    if let Err(why) = service.check_snapshot(meta, &file) {
+        let removed = service.snapshot_dir().0.remove_file(file.path());
+        tracing::warn!(error = %why, removed = removed.is_ok(), "a snapshot that was received is refused");
+        return Err(failed(why));
+    }
+    Ok(file)
+}
+
+/// What this node's Raft holds now.
+fn local<M: RaftStateMachine<TypeConfig>>(raft: &Raft<TypeConfig, M>) -> Local {
+    // Terms were compared when the message came.
+    Local::of(&raft.metrics().borrow_watched(), None, u64::MAX)
+}
+
 /// The answer that makes a transfer unnecessary: the sender leads no more, or everything is applied here already.
 fn superfluous<M: RaftStateMachine<TypeConfig>>(
     raft: &Raft<TypeConfig, M>,
-    offer: &SnapshotOffer,
+    of_leader: &Vote,
+    last_log_id: Option<LogId>,
 ) -> Option<SnapshotResponse<TypeConfig>> {
     let (vote, applied) = {
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
         (metrics.vote, metrics.last_applied)
     };
-    (vote > offer.vote || applied >= offer.last_log_id).then(|| SnapshotResponse::new(vote))
+    (vote > *of_leader || applied >= last_log_id).then(|| SnapshotResponse::new(vote))
 }
 
 async fn blocking<R: Send + 'static>(

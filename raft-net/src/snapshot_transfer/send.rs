@@ -56,13 +56,19 @@ impl<T: Transport> Sender<'_, T> {
         // The peer may be busy with the installation of an earlier snapshot.
         let (token, offset) = match self.answer(call, SNAPSHOT_INSTALL_TIMEOUT).await? {
             SnapshotReply::Send { token, offset } => (token, offset),
-            SnapshotReply::Done(response) => return Ok(response),
+            SnapshotReply::Done(response) => return self.plausible(&vote, response),
         };
         tracing::info!(id = offer.id, offset, total_bytes = offer.total_bytes, "sending a snapshot");
         self.chunks(token, offset).await?;
         let finish = SnapshotFinish { token, vote, meta };
         let call = self.submitted(self.client.submit(Kind::SnapshotFinish, &finish))?;
-        self.answer(call, SNAPSHOT_INSTALL_TIMEOUT).await
+        let response = self.answer(call, SNAPSHOT_INSTALL_TIMEOUT).await?;
+        self.plausible(&vote, response)
+    }
+
+    fn plausible(&self, own: &Vote, response: SnapshotResponse<TypeConfig>) -> Sent<SnapshotResponse<TypeConfig>> {
+        let checked = self.client.checked_vote(own, &response.vote.clone(), response);
+        checked.map_err(|e| self.error(&e, SNAPSHOT_INSTALL_TIMEOUT))
     }
 
     async fn chunks(&self, token: u64, mut offset: u64) -> Sent<()> {

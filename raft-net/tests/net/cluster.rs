@@ -167,6 +167,23 @@ async fn a_snapshot_is_resumed_where_the_connection_was_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_snapshot_is_refused_and_sent_again() {
+    let (leading, learner) = (TestNode::start_raft(1).await, TestNode::start_raft(2).await);
+    leading.raft().initialize(BTreeMap::from([leading.as_member()])).await.unwrap();
+    leader(&[&leading]).await;
+    let last = write(&leading, proposal(0, 1000)).await;
+    snapshot_and_purge(&leading, last).await;
+    learner.service.refuse_snapshots.store(true, SeqCst);
+    leading.raft().add_learner(2, learner.as_member().1, false).await.unwrap();
+    let arrived = || std::future::ready(learner.service.snapshots.load(SeqCst) >= 2);
+    eventually("it is refused, and sent from its first byte", arrived).await;
+    assert!(learner.raft().metrics().borrow_watched().running_state.is_ok(), "the node goes on");
+    assert_eq!(learner.state.proposals().len(), 0);
+    learner.service.refuse_snapshots.store(false, SeqCst);
+    all_have(&[&leading, &learner], 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heartbeats_pass_a_transfer_that_is_stuck() {
     /// Answers while one transfer is stuck: more than may have been under way when it got stuck, fewer than there are
     /// heartbeats until it is given up.

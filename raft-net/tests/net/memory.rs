@@ -41,6 +41,13 @@ struct LogContent {
     purged: Option<LogId>,
 }
 
+impl MemoryLog {
+    /// The last entry.
+    pub fn last(&self) -> Option<LogId> {
+        self.0.lock().entries.values().next_back().map(|entry| entry.log_id())
+    }
+}
+
 impl RaftLogReader<TypeConfig> for MemoryLog {
     async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + Send>(
         &mut self,

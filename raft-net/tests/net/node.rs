@@ -1,6 +1,7 @@
 //! One node of a test: a real listener, a real network, and Raft in memory where the test wants it.
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     path::PathBuf,
     sync::{
@@ -18,10 +19,12 @@ use hexkv_raft_net::{
     transport::{Listener, TcpTransport, Transport},
 };
 use hexkv_store::{
-    NodeAddress, TypeConfig,
+    NodeAddress, StoreError, TypeConfig,
     driver::Driver,
     entropy,
     fs::{RealFs, SharedFs},
+    raft_types::{LogId, SnapshotMeta},
+    snapshot::SnapshotFile,
 };
 use openraft::{Config, Raft, SnapshotPolicy};
 use parking_lot::Mutex;
@@ -47,6 +50,13 @@ pub struct TestService {
     /// Whether candidates get answers.
     pub votes: AtomicBool,
     pub asked: AtomicUsize,
+    /// Nodes that no one vouches for.
+    pub strangers: Mutex<BTreeSet<u64>>,
+    /// Whether every snapshot that arrives counts as damaged.
+    pub refuse_snapshots: AtomicBool,
+    /// Snapshots that arrived.
+    pub snapshots: AtomicUsize,
+    pub log: MemoryLog,
     pub release: Arc<Notify>,
 }
 
@@ -63,6 +73,29 @@ impl Service for TestService {
 
     fn answers_votes(&self) -> bool {
         self.votes.load(SeqCst)
+    }
+
+    fn is_member(&self, peer: &PeerIdentity) -> bool {
+        !self.strangers.lock().contains(&peer.node_id)
+    }
+
+    fn vouched(&self, peer: &PeerIdentity) -> bool {
+        self.is_member(peer)
+    }
+
+    fn told_term(&self) -> u64 {
+        0
+    }
+
+    fn last_log_id(&self) -> Option<LogId> {
+        self.log.last()
+    }
+
+    fn check_snapshot(&self, _: &SnapshotMeta, file: &SnapshotFile) -> Result<(), StoreError> {
+        let refused = self.refuse_snapshots.load(SeqCst);
+        self.snapshots.fetch_add(1, SeqCst);
+        let reason = || StoreError::Corrupt { path: file.path().into(), offset: 0, reason: "as the test wants".into() };
+        if refused { Err(reason()) } else { Ok(()) }
     }
 
     fn snapshot_dir(&self) -> (SharedFs, PathBuf) {
@@ -120,6 +153,10 @@ impl TestNode {
             dir: dir.path().to_path_buf(),
             votes: AtomicBool::new(true),
             asked: AtomicUsize::new(0),
+            strangers: Mutex::default(),
+            refuse_snapshots: AtomicBool::new(false),
+            snapshots: AtomicUsize::new(0),
+            log: MemoryLog::default(),
             release: Arc::default(),
         });
         let cookie = Cookie::new(cookie);
@@ -149,7 +186,7 @@ impl TestNode {
             ..Config::default()
         };
         let config = Arc::new(config.validate().unwrap());
-        let raft = Raft::new(id, config, node.network.factory(), MemoryLog::default(), node.state.clone());
+        let raft = Raft::new(id, config, node.network.factory(), node.service.log.clone(), node.state.clone());
         *node.service.raft.lock() = Some(raft.await.unwrap());
         node
     }

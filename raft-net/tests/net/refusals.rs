@@ -77,11 +77,39 @@ async fn raft_votes_of_strangers_do_not_reach_raft() {
         assert!(matches!(answer, Err(openraft::errors::RPCError::Unreachable(_))), "{answer:?}");
     }
     assert_eq!(node.raft().metrics().borrow_watched().vote, before);
-    // The same vote from a member gets through.
+    // A node of the cluster that is in no membership, and that no member vouches for.
     let member = TestNode::start(1).await;
     let mut client = member.network.factory().new_client(2, &node.as_member().1).await;
+    node.service.strangers.lock().insert(1);
+    let error = client.vote(request.clone(), RPCOption::new(PATIENCE)).await.unwrap_err();
+    assert!(error.to_string().contains("only members"), "{error}");
+    assert_eq!(node.raft().metrics().borrow_watched().vote, before);
+    // The same vote from a member gets through.
+    node.service.strangers.lock().clear();
     let answer = client.vote(request.clone(), RPCOption::new(PATIENCE)).await.unwrap();
     assert_eq!(answer.vote, request.vote);
+}
+
+#[tokio::test]
+async fn what_a_stranger_says_forges_no_log_line() {
+    log::keep();
+    let node = TestNode::start(1).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let refusal = Refusal::Senseless(format!("\u{1b}[2J\n2026 ERROR forged by {address}{}", "x".repeat(2_000)));
+    let body = hexkv_store::codec::encode(&refusal);
+    let answering = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(&frame_of(5, &body)).await.unwrap();
+        std::future::pending::<()>().await;
+    };
+    let answer = tokio::select! {
+        answer = node.network.request(2, &address, PeerRequest::ClusterInfo, PATIENCE) => answer,
+        () = answering => unreachable!("it never ends"),
+    };
+    let Err(NetError::Refused(Refusal::Senseless(why))) = answer else { panic!("{answer:?}") };
+    assert!(!why.contains(char::is_control) && why.len() <= hexkv_raft_net::PEER_TEXT_BYTES_MAX, "{why:?}");
+    assert_eq!(log::lines_with(&["refused by a node", &address, "forged"]).len(), 1);
 }
 
 /// Sends `bytes` and waits until the node hangs up.
@@ -144,7 +172,11 @@ async fn a_node_says_that_what_answers_it_is_no_node() {
 
 /// A frame with a right checksum, of `kind` and without a body.
 fn frame_of_kind(kind: u8) -> Vec<u8> {
-    let content = [&[0; 8][..], &[kind]].concat();
+    frame_of(kind, &[])
+}
+
+fn frame_of(kind: u8, body: &[u8]) -> Vec<u8> {
+    let content = [&[0; 8][..], &[kind], body].concat();
     let length = (content.len() as u32).to_le_bytes();
     let checksum = crc32fast::hash(&[&length[..], &content].concat()).to_le_bytes();
     [&length[..], &checksum, &content].concat()

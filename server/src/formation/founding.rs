@@ -15,10 +15,18 @@ use hexkv_store::{
 };
 
 use super::rule::{Choice, Voice, choose, plan_of, quorum, takes_part, votes};
-use crate::{config::DiscoveryType, error::Error, node::Node};
+use crate::{
+    config::{DiscoveryType, NodeName},
+    error::Error,
+    node::Node,
+};
 
 /// One question; each answer waits for a disk.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Most rounds that an attempt may be ahead of those that a node has heard of: nodes that look for each other make a few attempts a
+/// second. One message must not use all rounds up.
+const ROUND_LEAP_MAX: u64 = 1 << 32;
 
 /// How long whoever asks waits for this node's data directory: another promise may be on its way to the disk.
 const TURN_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -54,22 +62,20 @@ impl Node {
         from: &PeerIdentity,
         request: FoundingRequest,
     ) -> Result<PeerResponse, PeerError> {
-        if from.node_id != request.ballot.node_id {
-            return Err(PeerError::Invalid("an attempt on behalf of another node".into()));
-        }
+        check_request(from, &request).map_err(PeerError::Invalid)?;
         let plan = plan_of(&self.config);
         let verdict = if from.name == self.name {
             Verdict::SameName
         } else if request.plan != plan || !takes_part(&plan, &self.name) {
             Verdict::OtherPlan(plan)
         } else {
-            let told = tokio::time::timeout(TURN_TIMEOUT, self.say(|promise| agree(promise, request))).await;
+            let told = tokio::time::timeout(TURN_TIMEOUT, self.say(|promise| agree_within(promise, request))).await;
             let told = told.map_err(|_| PeerError::Unavailable("it changes clusters, or its disk is slow".into()))?;
             let verdict = told.map_err(|e| {
                 tracing::error!(error = %e, "a promise to another node could not be stored");
                 PeerError::Unavailable(e.to_string())
             })?;
-            verdict.unwrap_or(Verdict::InCluster)
+            verdict.unwrap_or(Ok(Verdict::InCluster)).map_err(PeerError::Invalid)?
         };
         let index = self.index();
         Ok(PeerResponse::Founding(FoundingAnswer { name: self.name.clone(), index, verdict }))
@@ -160,7 +166,9 @@ impl Node {
         let mut heard = Heard::default();
         for answer in join_all(asked).await {
             match answer {
-                Ok((_, PeerResponse::Founding(answer))) => heard.take_in(answer, &self.name),
+                Ok((_, PeerResponse::Founding(answer))) if is_plausible(&answer, request.ballot) => {
+                    heard.take_in(answer, &self.name);
+                }
                 Ok((peer, other)) => {
                     heard.silent += 1;
                     tracing::debug!(%peer, answer = ?other, "no answer to an attempt to found a cluster");
@@ -197,6 +205,43 @@ impl Heard {
             }
         }
     }
+}
+
+/// Whether `from` asks for itself.
+fn check_request(
+    from: &PeerIdentity,
+    FoundingRequest { ballot, plan: _, founder }: &FoundingRequest,
+) -> Result<(), String> {
+    let for_itself = founder.as_ref().is_none_or(|f| f.node_id == from.node_id && f.name == from.name);
+    if from.node_id != ballot.node_id || !for_itself {
+        return Err("an attempt on behalf of another node".into());
+    }
+    from.name.parse::<NodeName>().map(|_| ()).map_err(|e| e.to_string())
+}
+
+/// Whether `answer` may be one to `asked`: it uses up no rounds, and names nodes.
+fn is_plausible(answer: &FoundingAnswer, asked: Ballot) -> bool {
+    let ahead = |ballot: &Ballot| ballot.round.saturating_sub(asked.round) > ROUND_LEAP_MAX;
+    let is_name = |name: &str| name.parse::<NodeName>().is_ok();
+    is_name(&answer.name)
+        && match &answer.verdict {
+            Verdict::Promised(Some((ballot, founder))) => !ahead(ballot) && is_name(&founder.name),
+            Verdict::Overtaken(ballot) => !ahead(ballot),
+            Verdict::Promised(None)
+            | Verdict::Granted
+            | Verdict::InCluster
+            | Verdict::OtherPlan(_)
+            | Verdict::SameName => true,
+        }
+}
+
+/// As [`agree`]; refuses an attempt that is further ahead than attempts get.
+fn agree_within(promise: &mut Promise, request: FoundingRequest) -> Result<Verdict, String> {
+    let (round, promised) = (request.ballot.round, promise.promised.round);
+    if round.saturating_sub(promised) > ROUND_LEAP_MAX {
+        return Err(format!("attempt {round} is not plausible, the last one was {promised}"));
+    }
+    Ok(agree(promise, request))
 }
 
 /// What a promise makes of a request, which is stored before it is told.
@@ -261,6 +306,41 @@ mod tests {
         heard.voices.push(own);
         assert!(!heard.agree(&Plan::Indexed(3)), "it would found a second cluster");
         assert_eq!(heard.overtaken, Some(second));
+    }
+
+    #[test]
+    fn rounds_far_ahead_are_refused_and_change_nothing() {
+        let mut promise = Promise::default();
+        let request =
+            |round| FoundingRequest { ballot: Ballot { round, node_id: 9 }, plan: Plan::Indexed(3), founder: None };
+        for round in [ROUND_LEAP_MAX + 1, u64::MAX] {
+            agree_within(&mut promise, request(round)).unwrap_err();
+            assert_eq!(promise, Promise::default());
+            let verdict = Verdict::Overtaken(request(round).ballot);
+            let answer = FoundingAnswer { name: "n2@h".into(), index: None, verdict };
+            assert!(!is_plausible(&answer, Ballot::default()));
+        }
+        assert_eq!(agree_within(&mut promise, request(ROUND_LEAP_MAX)), Ok(Verdict::Promised(None)));
+    }
+
+    #[test]
+    fn an_attempt_for_another_node_is_refused() {
+        let from = PeerIdentity {
+            cluster_id: None,
+            node_id: 9,
+            incarnation: 1,
+            name: "n9@h".into(),
+            process: None,
+            guest: true,
+        };
+        let ballot = Ballot { round: 1, node_id: 9 };
+        let request = |founder| FoundingRequest { ballot, plan: Plan::Indexed(3), founder };
+        check_request(&from, &request(None)).unwrap();
+        check_request(&from, &request(Some(Founder { node_id: 9, name: "n9@h".into() }))).unwrap();
+        for (node_id, name) in [(8, "n9@h"), (9, "n8@h"), (9, "n9@h\u{1b}[2J")] {
+            check_request(&from, &request(Some(Founder { node_id, name: name.into() }))).unwrap_err();
+        }
+        check_request(&PeerIdentity { node_id: 8, ..from }, &request(None)).unwrap_err();
     }
 
     #[test]

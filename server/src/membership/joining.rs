@@ -150,6 +150,9 @@ impl Node {
                         return Ok(info);
                     }
                     Ok((_, PeerResponse::Outcome(_))) => why = "its leader has changed clusters".into(),
+                    Ok((_, PeerResponse::Error(PeerError::Invalid(why)))) if !unknown => {
+                        return Err(Error::invalid(format!("the other cluster refuses this node: {why}")));
+                    }
                     Ok((_, PeerResponse::Error(e))) => {
                         unknown |= matches!(e, PeerError::OutcomeUnknown(_));
                         why = e.to_string();

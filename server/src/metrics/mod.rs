@@ -11,10 +11,12 @@
 //! | `process` | this process |
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, OnceLock},
 };
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 
 use crate::node::Node;
@@ -35,6 +37,19 @@ pub struct Metrics {
     pub elections: Counter,
     /// Times that this node learned of another leader than the one before.
     pub leader_changes: Counter,
+    refused_peer_requests: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Metrics {
+    /// A request of another node was refused for `reason`.
+    pub fn refused_peer_request(&self, reason: &'static str) {
+        *self.refused_peer_requests.lock().entry(reason).or_default() += 1;
+    }
+
+    fn peer_requests_refused(&self) -> Vec<(page::Labels<1>, f64)> {
+        let refused = self.refused_peer_requests.lock();
+        refused.iter().map(|(reason, count)| ([("reason", (*reason).to_owned())], *count as f64)).collect()
+    }
 }
 
 /// All families of `node` in Prometheus' text form.

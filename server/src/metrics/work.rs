@@ -24,6 +24,11 @@ pub(super) fn tell(page: &mut Page<'_>, node: &Arc<Node>) -> fmt::Result {
     page.gauge("hexkv_watchers", "Watches on this node", watchers as f64)?;
     page.gauge("hexkv_watch_held_bytes", "What waits for watches that are behind", held as f64)?;
     page.gauge("hexkv_event_readers", "Readers of /api/cluster/events", node.events.readers() as f64)?;
+    page.counters(
+        "hexkv_peer_requests_refused",
+        "Requests and Raft messages of other nodes that were refused: not_a_member, term_leap, implausible",
+        node.metrics.peer_requests_refused(),
+    )?;
     let Some(core) = node.core() else { return Ok(()) };
     page.gauge("hexkv_leases", "Leases in this node's state", core.state.lease_count() as f64)?;
     let rounds =

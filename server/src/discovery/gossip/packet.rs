@@ -1,8 +1,10 @@
 //! One packet: `magic, version, announcement, HMAC-SHA256 of all that with the cookie`.
 
-use hexkv_raft_net::Cookie;
+use hexkv_raft_net::{Cookie, is_address};
 use hexkv_store::codec;
 use serde::{Deserialize, Serialize};
+
+use crate::config::NodeName;
 
 /// Longest packet, in bytes: two names of the longest kind, and room.
 pub(super) const PACKET_BYTES_MAX: usize = 1024;
@@ -60,6 +62,9 @@ impl Announcement {
         if !cookie.is_signature(CONTEXT, signed, signature) {
             return Err(Flaw::Forged);
         }
-        codec::decode("announcement", &signed[HEAD_BYTES..], PACKET_BYTES_MAX).map_err(|_| Flaw::Malformed)
+        let announced = codec::decode::<Self>("announcement", &signed[HEAD_BYTES..], PACKET_BYTES_MAX);
+        // Both reach the log.
+        let valid = |a: &Self| a.name.parse::<NodeName>().is_ok() && is_address(&a.raft);
+        announced.ok().filter(valid).ok_or(Flaw::Malformed)
     }
 }

@@ -124,7 +124,13 @@ mod tests {
     }
 
     fn packet(session: u64, sequence: u64, time_ms: u64) -> Announcement {
-        Announcement { session, sequence, time_ms, name: format!("n{session}@h"), raft: format!("h:{session}") }
+        Announcement {
+            session,
+            sequence,
+            time_ms,
+            name: format!("n{session}@h"),
+            raft: format!("h:{}", session.clamp(1, 65_535)),
+        }
     }
 
     fn ignored_after(table: &mut Table, bytes: &[u8], at: Instant) -> Ignored {
