@@ -135,14 +135,15 @@ fn why_not_writable(data_dir: &Path) -> Option<String> {
 /// The file is looked at, never made: the next start would do that.
 fn check_cookie(source: &CookieSource) -> CookieCheck {
     match source {
-        CookieSource::Given(_) | CookieSource::Nowhere => CookieCheck { file: None, problem: None },
+        CookieSource::Given(cookie) => CookieCheck { file: None, problem: None, advice: cookie.weakness() },
+        CookieSource::Nowhere => CookieCheck { file: None, problem: None, advice: None },
         CookieSource::File { path, .. } => {
-            let problem = if path.exists() {
-                source.load().err().map(|e| e.to_string())
-            } else {
-                Some(format!("{} is gone: the next start would make another cookie", path.display()))
+            let (problem, advice) = match path.exists().then(|| source.load()) {
+                Some(Ok(cookie)) => (None, cookie.weakness()),
+                Some(Err(e)) => (Some(e.to_string()), None),
+                None => (Some(format!("{} is gone: the next start would make another cookie", path.display())), None),
             };
-            CookieCheck { file: Some(path.display().to_string()), problem }
+            CookieCheck { file: Some(path.display().to_string()), problem, advice }
         }
     }
 }

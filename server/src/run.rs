@@ -149,7 +149,11 @@ async fn open(
     // Files that do not answer must not keep this task from its other work.
     let opening = environment.driver.run(move || {
         let data = DataDir::open(fs, &dir, &name)?;
-        let cookie = Cookie::new(source.load()?.as_bytes());
+        let cookie = source.load()?;
+        if let Some(advice) = cookie.weakness() {
+            tracing::warn!("{advice}");
+        }
+        let cookie = Cookie::new(cookie.as_bytes());
         let starts = data.load_starts()?;
         Ok::<_, RunError>((data, cookie, starts))
     });

@@ -96,6 +96,9 @@ pub struct CookieCheck {
     /// Why the next start of this node would fail, or bring another cookie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// What to do about a cookie that is so short that it can be guessed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
 }
 
 /// Another member, as it is reached from a node.

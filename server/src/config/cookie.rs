@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     error::ConfigError,
-    value::{COOKIE_BYTES_MAX, is_cookie},
+    value::{COOKIE_BYTES_ADVISED, COOKIE_BYTES_MAX, COOKIE_BYTES_MIN, MAKES_COOKIE, is_cookie},
 };
 
 /// Random bytes of a cookie that a node makes up.
@@ -26,6 +26,15 @@ impl Cookie {
     pub(super) fn new(text: String) -> Self {
         assert!(is_cookie(&text), "a cookie is checked before");
         Self(text)
+    }
+
+    /// What to do about a cookie that can be guessed, if it can.
+    pub fn weakness(&self) -> Option<String> {
+        (self.0.len() < COOKIE_BYTES_ADVISED).then(|| {
+            format!(
+                "the cookie has fewer than {COOKIE_BYTES_ADVISED} characters and can be guessed; make a longer one (`{MAKES_COOKIE}`) and give it to all nodes while they are stopped"
+            )
+        })
     }
 
     /// The secret's bytes.
@@ -98,7 +107,9 @@ fn load_file(path: &Path, private: bool) -> Result<Cookie, ConfigError> {
     let text = String::from_utf8(bytes).unwrap_or_default();
     let text = text.trim();
     if !is_cookie(text) {
-        return Err(failed(format!("it must hold 1 to {COOKIE_BYTES_MAX} visible ASCII characters and nothing else")));
+        return Err(failed(format!(
+            "it must hold {COOKIE_BYTES_MIN} to {COOKIE_BYTES_MAX} visible ASCII characters and nothing else; `{MAKES_COOKIE}` makes some"
+        )));
     }
     Ok(Cookie::new(text.to_owned()))
 }
@@ -150,26 +161,44 @@ mod tests {
     fn a_file_that_others_can_read_is_refused_unless_the_user_named_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cookie");
-        fs::write(&path, "secret\n").unwrap();
+        fs::write(&path, "a-secret\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let error = source(&path, true).load().unwrap_err().to_string();
         assert!(error.contains("chmod 600") && error.contains("644"), "{error}");
-        assert_eq!(source(&path, false).load().unwrap().as_bytes(), b"secret");
+        assert_eq!(source(&path, false).load().unwrap().as_bytes(), b"a-secret");
     }
 
     #[test]
     fn a_file_without_a_cookie_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cookie");
-        for content in
-            [&b""[..], b"\n", b"two words", b"\xff\xfe", "caf\u{e9}".as_bytes(), &[b'x'; COOKIE_BYTES_MAX + 1]]
-        {
+        for content in [
+            &b""[..],
+            b"\n",
+            b"7-bytes\n",
+            b"two words",
+            b"\xff\xfe",
+            "caf\u{e9}".as_bytes(),
+            &[b'x'; COOKIE_BYTES_MAX + 1],
+        ] {
             fs::write(&path, content).unwrap();
             let error = source(&path, false).load().unwrap_err().to_string();
             assert!(error.contains("visible ASCII"), "{error}");
         }
         fs::write(&path, [b'x'; COOKIE_BYTES_MAX]).unwrap();
         assert_eq!(source(&path, false).load().unwrap().as_bytes().len(), COOKIE_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_short_cookie_is_taken_with_advice() {
+        for (text, weak) in [("8-bytes.", true), ("hex_hub_cluster", true), ("16-bytes-are-fine", false)] {
+            let advice = Cookie::new(text.into()).weakness();
+            assert_eq!(
+                advice.as_ref().is_some_and(|advice| advice.contains("openssl rand")),
+                weak,
+                "{text}: {advice:?}"
+            );
+        }
     }
 
     #[test]
@@ -184,6 +213,6 @@ mod tests {
 
     #[test]
     fn a_cookie_is_not_shown() {
-        assert_eq!(format!("{:?}", CookieSource::Given(Cookie::new("secret".into()))), "Given(Cookie(hidden))");
+        assert_eq!(format!("{:?}", CookieSource::Given(Cookie::new("a-secret".into()))), "Given(Cookie(hidden))");
     }
 }

@@ -126,7 +126,7 @@ fn each_option_is_set_by_its_flag_its_variable_and_its_key() {
         ("base_http_port", "3"),
         ("port_spacing", "4"),
         ("data_dir", "/d"),
-        ("cookie", "c"),
+        ("cookie", "cccccccc"),
         ("cookie_file", "/c"),
         ("cluster_discovery_type", "static"),
         ("cluster_nodes", "a@b"),
@@ -274,6 +274,11 @@ fn wrong_values_are_named_by_the_place_they_come_from() {
 fn a_secret_is_not_shown_in_errors_either() {
     let error = load(&[], &[("COOKIE", "two words")], "").unwrap_err().to_string();
     assert!(error.contains("environment variable COOKIE") && error.contains("visible ASCII"), "{error}");
+    let error = load(&[], &[("COOKIE", "7-bytes")], "").unwrap_err().to_string();
+    assert!(
+        error.contains("8 to 1024") && error.contains("openssl rand -hex 32") && !error.contains("7-bytes"),
+        "{error}"
+    );
     assert!(!error.contains("words"), "{error}");
 }
 
@@ -434,9 +439,9 @@ fn others_are_told_the_advertised_host() {
 #[test]
 fn the_cookie_comes_from_the_option_the_named_file_or_the_home() {
     let cookie = |env: Env| config(env).cookie;
-    let (home, file, given) = (("HOME", "/h/"), ("COOKIE_FILE", "/f"), ("COOKIE", "c"));
+    let (home, file, given) = (("HOME", "/h/"), ("COOKIE_FILE", "/f"), ("COOKIE", "cccccccc"));
     assert_eq!(cookie(&[]), CookieSource::Nowhere);
     assert_eq!(cookie(&[home]), CookieSource::File { path: "/h/.hexkv.cookie".into(), private: true });
     assert_eq!(cookie(&[home, file]), CookieSource::File { path: "/f".into(), private: false });
-    assert!(matches!(cookie(&[home, file, given]), CookieSource::Given(cookie) if cookie.as_bytes() == b"c"));
+    assert!(matches!(cookie(&[home, file, given]), CookieSource::Given(cookie) if cookie.as_bytes() == b"cccccccc"));
 }

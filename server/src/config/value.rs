@@ -13,6 +13,13 @@ use super::{
 };
 use crate::logging;
 
+/// Shortest cookie, in bytes: shorter ones are guessed in no time.
+pub(super) const COOKIE_BYTES_MIN: usize = 8;
+/// A cookie with fewer bytes than this is warned about: a listener that a node connects to, and a reader of multicast announcements,
+/// can try all short ones out offline.
+pub(super) const COOKIE_BYTES_ADVISED: usize = 16;
+/// What makes a cookie.
+pub(super) const MAKES_COOKIE: &str = "openssl rand -hex 32";
 /// Longest cookie, in bytes.
 pub(super) const COOKIE_BYTES_MAX: usize = 1024;
 
@@ -172,7 +179,11 @@ impl Kind {
             Self::Targets => "name@host[:port],name@host[:port],...".to_owned(),
             Self::AllowedHosts => "host,*.domain,...".to_owned(),
             Self::Filter => "filter such as info or warn,hexkv_server=debug".to_owned(),
-            Self::Secret => format!("1 to {COOKIE_BYTES_MAX} visible ASCII characters"),
+            Self::Secret => {
+                format!(
+                    "{COOKIE_BYTES_MIN} to {COOKIE_BYTES_MAX} visible ASCII characters; `{MAKES_COOKIE}` makes some"
+                )
+            }
         }
     }
 
@@ -221,7 +232,7 @@ impl Value {
 
 /// Whether `text` can be a cookie: something to type, within [`COOKIE_BYTES_MAX`].
 pub(super) fn is_cookie(text: &str) -> bool {
-    (1..=COOKIE_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+    (COOKIE_BYTES_MIN..=COOKIE_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// Digits only: `str::parse` would take a sign, too.

@@ -122,12 +122,15 @@ fn of_limits(check: &NodeCheck) -> Option<Finding> {
 }
 
 fn of_cookie(check: &NodeCheck) -> Option<Finding> {
-    let problem = check.cookie.problem.as_ref()?;
-    Some(Finding::error(
-        "cookie",
-        format!("the cookie file is not what the node needs at its next start: {problem}"),
-        "put the cluster's cookie there, readable by its owner alone (chmod 600), as it is on the other nodes",
-    ))
+    if let Some(problem) = &check.cookie.problem {
+        return Some(Finding::error(
+            "cookie",
+            format!("the cookie file is not what the node needs at its next start: {problem}"),
+            "put the cluster's cookie there, readable by its owner alone (chmod 600), as it is on the other nodes",
+        ));
+    }
+    let (what, next) = check.cookie.advice.as_ref()?.split_once("; ")?;
+    Some(Finding::warning("cookie", what, next))
 }
 
 fn of_peers(check: &NodeCheck) -> Vec<Finding> {
