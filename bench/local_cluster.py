@@ -24,7 +24,7 @@ def node_alone(server):
     with tempfile.TemporaryDirectory(prefix="hexkv-bench-") as home:
         port, data = free_port(), os.path.join(home, "data")
         env = {"PATH": os.environ["PATH"], "HOME": home, "PORT": str(port), "RAFT_PORT": str(free_port()), "EPMD_PORT": "0",
-               "COOKIE": "bench", "DATA_DIR": data, "NODE_NAME": "hex_hub1@127.0.0.1", "LOG": "warn"}
+               "COOKIE": "bench-local-cluster", "DATA_DIR": data, "NODE_NAME": "hex_hub1@127.0.0.1", "LOG": "warn"}
         node = subprocess.Popen([server], env=env, cwd=home)
         try:
             wait_ready(port)

@@ -171,6 +171,7 @@ fn the_server_refuses_wrong_settings() {
         ("LOG_FORMAT", "xml", "LOG_FORMAT"),
         ("VALUE_BYTES_MAX", "9MiB", "VALUE_BYTES_MAX"),
         ("HEXKV_COLOUR", "red", "HEXKV_COLOUR"),
+        ("COOKIE", "7-bytes", "openssl rand -hex 32"),
     ] {
         let said = refusal(with_env(name, value));
         assert!(said.contains(says), "{name}={value}: {said}");

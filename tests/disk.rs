@@ -40,7 +40,7 @@ impl Inside {
             ("PORT", ports[0].to_string()),
             ("RAFT_PORT", ports[1].to_string()),
             ("EPMD_PORT", "0".into()),
-            ("COOKIE", "simulated".into()),
+            ("COOKIE", "simulated-cluster".into()),
             ("ENGINE", "memory".into()),
             ("DATA_DIR", format!("/simulated/node{index}")),
             ("SNAPSHOT_LOG_BYTES_MIN", "64KiB".into()),

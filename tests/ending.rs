@@ -123,7 +123,7 @@ fn a_stop_with_a_disk_that_hangs_ends_within_its_bound() {
         ("PORT", ports[0].to_string()),
         ("RAFT_PORT", ports[1].to_string()),
         ("EPMD_PORT", "0".to_owned()),
-        ("COOKIE", "hangs".to_owned()),
+        ("COOKIE", "of-a-disk-that-hangs".to_owned()),
         ("ENGINE", "memory".to_owned()),
         ("DATA_DIR", "/hangs".to_owned()),
         ("SHUTDOWN_TIMEOUT", "100ms".to_owned()),

@@ -45,6 +45,7 @@ mod one_client;
 mod open_files;
 mod openapi;
 mod raw_http;
+mod peers;
 mod rebuild;
 mod recover;
 mod restore;

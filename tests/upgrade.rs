@@ -52,7 +52,7 @@ impl Fixture {
         let names: Vec<String> = (1..=3).map(|i| format!("hex_hub{i}@127.83.19.{i}:{RAFT_PORT}")).collect();
         let nodes = names.join(",");
         let env = [
-            ("COOKIE", "fixture"),
+            ("COOKIE", "fixture-of-format-3"),
             ("EPMD_PORT", "0"),
             ("CLUSTER_DISCOVERY_TYPE", "static"),
             ("CLUSTER_NODES", nodes.as_str()),
@@ -290,14 +290,14 @@ fn a_node_of_another_wire_version_is_refused_and_both_versions_are_named() {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     assert_eq!(answer[KIND_AT], REFUSED, "a refusal, not just the end: {answer:?}");
-    logs(&cluster, "refused a node: protocol versions 3 to 4 against versions 98 to 99");
+    logs(&cluster, "refused a node: protocol version 4 against versions 98 to 99");
 
     let (address, refusing) = later_node();
     let joined = cluster.node(1).join(&format!("hex_hub9@{address}"), false);
     assert_eq!((joined.status, joined.problem()), (409, "cluster_mismatch".into()), "{joined:?}");
-    assert!(joined.text().contains("protocol versions 98 to 99 against versions 3 to 4"), "{joined:?}");
+    assert!(joined.text().contains("protocol versions 98 to 99 against version 4"), "{joined:?}");
     refusing.join().unwrap();
-    logs(&cluster, "refused by a node: protocol versions 98 to 99 against versions 3 to 4");
+    logs(&cluster, "refused by a node: protocol versions 98 to 99 against version 4");
     cluster.node(1).ready().unwrap();
     assert_eq!(cluster.node(1).json("/api/cluster/hash").unwrap(), hash, "nothing was changed");
 }

@@ -105,12 +105,25 @@ fn another_cookie_is_found_by_those_who_try() {
     let other = cluster.other_than(leader);
     let name = cluster.node(other).name.clone();
     cluster.node(other).kill();
-    cluster.node(other).env.insert("COOKIE".into(), "another".into());
+    cluster.node(other).env.insert("COOKIE".into(), "another-cookie".into());
     cluster.node(other).start();
     // It says the same of the leader.
     let said = format!("{name} has another cookie");
     let (code, found) = until_found(&[cluster.node(leader).http.clone()], &[], "cookie", &said);
     assert_eq!((code, &found["severity"]), (1, &"error".into()));
+}
+
+#[test]
+fn a_cookie_that_can_be_guessed_is_a_warning() {
+    let mut cluster = Cluster::start_with(2, &[("COOKIE", "hex_hub_cluster")]);
+    let (http, name) = (cluster.node(1).http.clone(), cluster.node(2).name.clone());
+    let (_, found) = until_found(&[http], &[], "cookie", "can be guessed");
+    assert_eq!(found["severity"], "warning");
+    assert!(found["next"].as_str().is_some_and(|next| next.contains("openssl rand")), "{found}");
+    for node in &cluster.nodes {
+        let log = node.logged();
+        assert!(log.contains("WARN") && log.contains("the cookie has fewer than 16 characters"), "{name}: {log}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::{doctor, finding, until_found};
 use crate::harness::{Cluster, Node, eventually, free_ports};
 
 /// Of nodes that are to know each other.
-const COOKIE: &str = "of-the-names";
+const COOKIE: &str = "of-the-names-test";
 
 /// Asks until the doctor says nothing of `check` about any node.
 fn until_silent(endpoints: &[String], check: &str) {
@@ -68,7 +68,7 @@ fn names_that_lead_nowhere_are_found() {
 fn a_name_that_leads_to_another_node_is_found() {
     const NAME: &str = "hex_hub2@127.0.0.2";
     for (cookie, says) in
-        [(COOKIE, "another node answers there: hex_hub2@127.0.0.2"), ("another", "the cookies differ")]
+        [(COOKIE, "another node answers there: hex_hub2@127.0.0.2"), ("another-one", "the cookies differ")]
     {
         let epmd_port = free_ports(1)[0];
         // A node of another cluster has the same name, and serves the port mapper of its address.

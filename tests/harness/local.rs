@@ -33,7 +33,7 @@ impl Local {
             .env("HEXKV_CLUSTER_DIR", self.dir.path().join("cluster"))
             .env("HEXKV_SERVER", binary("server"))
             .env("BASE_HTTP_PORT", self.base.to_string())
-            .env("COOKIE", "local")
+            .env("COOKIE", "cookie-of-local-clusters")
             .arg("cluster")
             .args(args);
         command

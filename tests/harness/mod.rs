@@ -5,6 +5,7 @@ mod guards;
 mod http;
 pub mod load;
 pub mod local;
+pub mod peer;
 mod ports;
 pub mod python;
 mod sse;

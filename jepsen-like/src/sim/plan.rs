@@ -203,7 +203,7 @@ impl Plan {
             ("PORT", HTTP_PORT.to_string()),
             ("RAFT_PORT", RAFT_PORT.to_string()),
             ("EPMD_PORT", "0".into()),
-            ("COOKIE", "simulated".into()),
+            ("COOKIE", "simulated-cluster".into()),
             ("ENGINE", "memory".into()),
             ("DATA_DIR", "/data".into()),
             ("HEARTBEAT_INTERVAL", timer(100)),
