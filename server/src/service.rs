@@ -128,9 +128,6 @@ pub async fn answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> P
 }
 
 async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> Result<PeerResponse, PeerError> {
-    if !from.guest {
-        node.note_request_from(from.node_id);
-    }
     if let PeerRequest::ClusterInfo = request {
         return Ok(PeerResponse::ClusterInfo(node.cluster()));
     }
@@ -139,6 +136,10 @@ async fn try_answer(node: &Node, from: &PeerIdentity, request: PeerRequest) -> R
     }
     if let PeerRequest::StorageTrouble = request {
         return Ok(PeerResponse::StorageTrouble(node.storage_trouble()));
+    }
+    // State hashes come on a connection of their own, which may be the only one that still works.
+    if !from.guest && !matches!(request, PeerRequest::StateHash) {
+        node.note_request_from(from.node_id);
     }
     let core = node.core().ok_or_else(|| PeerError::Unavailable("the node is changing clusters".into()))?;
     match request {
