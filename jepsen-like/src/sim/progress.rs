@@ -117,15 +117,16 @@ impl Health {
     }
 }
 
-/// A write under way.
-#[derive(Debug, Clone, Copy)]
+/// A write in progress.
+#[derive(Debug, Clone)]
 struct Episode {
-    /// Since when it is asked of this majority.
+    /// Since when this majority is asked for it.
     began_ms: u64,
     large: bool,
-    attempts: usize,
-    /// The number of the request that waits for its answer, and when it was sent.
-    asked: Option<(u64, u64)>,
+    /// The numbers of its requests. Each may still be acknowledged.
+    requests: Vec<u64>,
+    /// When the last request was sent, while the client waits for its answer.
+    sent_at_ms: Option<u64>,
     retry_at_ms: u64,
 }
 
@@ -182,30 +183,31 @@ impl Progress {
             self.majority = Some(majority.clone());
             self.episode = None;
         }
-        let Some(mut episode) = self.episode.or_else(|| self.begin(now_ms)) else { return Ok(()) };
+        let Some(mut episode) = self.episode.take().or_else(|| self.begin(now_ms)) else { return Ok(()) };
         let waited_ms = now_ms.saturating_sub(episode.began_ms.max(since_ms));
-        let answer = episode.asked.and_then(|(number, _)| workload.outcome_of_probe(number));
-        if answer == Some(Kind::Ok) {
+        let mut answers = episode.requests.iter().map(|number| workload.outcome_of_probe(*number));
+        if answers.clone().any(|answer| answer == Some(Kind::Ok)) {
             self.longest_ms = self.longest_ms.max(waited_ms);
             self.writes += 1;
-            self.episode = None;
             self.next_at_ms = now_ms + self.rng.random_range(PAUSE_MS);
             return Ok(());
         }
-        let late = episode.asked.is_some_and(|(_, at)| now_ms >= at + ATTEMPT_MS);
-        if answer.is_some() || late {
-            episode.asked = None;
+        let answered = answers.next_back().flatten().is_some();
+        let late = episode.sent_at_ms.is_some_and(|at| now_ms >= at + ATTEMPT_MS);
+        if episode.sent_at_ms.is_some() && (answered || late) {
+            episode.sent_at_ms = None;
             episode.retry_at_ms = now_ms + RETRY_MS;
         }
-        if episode.asked.is_none() && now_ms >= episode.retry_at_ms {
-            let node = majority.iter().nth(episode.attempts % majority.len()).copied().expect("it is not empty");
-            episode.attempts += 1;
-            episode.asked = Some((workload.begin_probe(cluster, node, episode.large), now_ms));
+        if episode.sent_at_ms.is_none() && now_ms >= episode.retry_at_ms {
+            let at = episode.requests.len() % majority.len();
+            let node = majority.iter().nth(at).copied().expect("it is not empty");
+            episode.requests.push(workload.begin_probe(cluster, node, episode.large));
+            episode.sent_at_ms = Some(now_ms);
         }
-        self.episode = Some(episode);
         if waited_ms > self.limit_ms {
             return Err(self.violation(cluster, &majority, &episode, waited_ms));
         }
+        self.episode = Some(episode);
         Ok(())
     }
 
@@ -214,7 +216,7 @@ impl Progress {
             return None;
         }
         let large = self.rng.random_bool(LARGE_SHARE);
-        Some(Episode { began_ms: now_ms, large, attempts: 0, asked: None, retry_at_ms: now_ms })
+        Some(Episode { began_ms: now_ms, large, requests: Vec::new(), sent_at_ms: None, retry_at_ms: now_ms })
     }
 
     fn violation(&self, cluster: &Cluster, majority: &BTreeSet<usize>, episode: &Episode, waited_ms: u64) -> String {
@@ -225,7 +227,7 @@ impl Progress {
              {} write in {waited_ms} ms of {} ({} attempts); nodes {leaders:?} take themselves for leaders",
             if episode.large { "large" } else { "small" },
             self.limit_ms,
-            episode.attempts
+            episode.requests.len()
         )
     }
 }

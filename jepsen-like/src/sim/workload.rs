@@ -91,8 +91,8 @@ pub struct Workload {
     application: Option<Application>,
     /// The content that a client last saw in a register: what a compare-and-set has a chance with.
     last_seen: BTreeMap<String, Option<u64>>,
-    /// The last write of the client that is never refused for long, and what became of it.
-    probe: Option<(u64, Option<Kind>)>,
+    /// The writes of the patient client, and what became of them.
+    probes: BTreeMap<u64, Option<Kind>>,
     history: Vec<Event>,
 }
 
@@ -114,7 +114,7 @@ impl Workload {
             think_ms_max: plan.think_ms_max,
             application: plan.application.map(|name| Application::new(name, plan)),
             last_seen: BTreeMap::new(),
-            probe: None,
+            probes: BTreeMap::new(),
             history: Vec::new(),
         }
     }
@@ -184,7 +184,7 @@ impl Workload {
     /// Takes in the answer to operation `number`, if it is one of a client.
     pub fn complete(&mut self, cluster: &mut Cluster, number: u64, answer: Answer) {
         let Some(open) = self.open.remove(&number) else { return };
-        if let Some((_, outcome)) = self.probe.as_mut().filter(|(probe, _)| *probe == number) {
+        if let Some(outcome) = self.probes.get_mut(&number) {
             *outcome = Some(answer.kind);
         }
         self.learn(&open, &answer);
@@ -256,14 +256,14 @@ impl Workload {
         let request = Request::Write { key: PROBE_KEY.to_owned(), value: self.fresh_value(), digits };
         // The number that the request gets; it may be refused before this returns.
         let number = self.next_number + 1;
-        self.probe = Some((number, None));
+        self.probes.insert(number, None);
         self.submit(cluster, client, node, request);
         number
     }
 
-    /// What became of the last [`Workload::begin_probe`], if it is `number` and known.
+    /// What became of the [`Workload::begin_probe`] that answered `number`; None while it is unknown.
     pub fn outcome_of_probe(&self, number: u64) -> Option<Kind> {
-        self.probe.filter(|(probe, _)| *probe == number).and_then(|(_, outcome)| outcome)
+        self.probes.get(&number).copied().flatten()
     }
 
     fn fresh_client(&mut self) -> usize {
