@@ -20,7 +20,9 @@ const SPREAD: Duration = Duration::from_micros(150);
 const TTL: &str = "600s";
 
 fn client(address: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(binary("client"));
+    // A signal that was ignored by what runs the tests (nohup, a shell's background job) would stay ignored.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=HUP,INT,QUIT,TERM").arg(binary("client"));
     command.args(["--endpoints", address]).args(args).env_remove("RUST_LOG");
     command.stdin(Stdio::null()).stderr(Stdio::piped());
     command
