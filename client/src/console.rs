@@ -4,7 +4,7 @@
 //! a line or change what a terminal shows (CWE-150), so all output for people passes through this module.
 //!
 //! Invariants: what [`visible`], [`visible_lines`], [`visible_bytes`] and [`escape_json`] give has no character that
-//! [`acts_on_terminal`], line feeds and tabs aside where their documentation says so; [`print`] and [`note`] never panic.
+//! [`acts_on_terminal`], line feeds and tabs aside where their documentation says so; [`print()`] and [`note`] never panic.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};

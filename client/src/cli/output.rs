@@ -1,7 +1,7 @@
 //! What goes to stdout.
 //!
-//! What others wrote (keys, values, names, messages of nodes) passes through [`line`], a [`Table`] or [`json`], which leave nothing
-//! in it that acts on a terminal; [`text`] and [`value`] leave nothing where stdout is one. [`bytes`] writes as it is, so it is for
+//! What others wrote (keys, values, names, messages of nodes) passes through [`line()`], a [`Table`] or [`json`], which leave nothing
+//! in it that acts on a terminal; [`text`] and [`value`] leave nothing where stdout is one. [`bytes()`] writes as it is, so it is for
 //! what this program made itself.
 
 use std::io::{self, IsTerminal as _, Write as _};
