@@ -46,20 +46,20 @@ pub(crate) struct Local {
     pub(crate) last: Option<LogId>,
     /// The last entry that is known to be committed.
     pub(crate) committed: Option<LogId>,
-    /// Highest term that members told of, for a node that has seen none itself.
-    pub(crate) told_term: u64,
+    /// Highest term that members reported, for a node that has seen none itself.
+    pub(crate) reported_term: u64,
 }
 
 impl Local {
-    pub(crate) fn of(metrics: &RaftMetrics<TypeConfig>, last: Option<LogId>, told_term: u64) -> Self {
-        Self { vote: metrics.vote, last, committed: metrics.local_committed.max(metrics.last_applied), told_term }
+    pub(crate) fn of(metrics: &RaftMetrics<TypeConfig>, last: Option<LogId>, reported_term: u64) -> Self {
+        Self { vote: metrics.vote, last, committed: metrics.local_committed.max(metrics.last_applied), reported_term }
     }
 
-    /// The term that those of messages are compared with. What others tell counts only where this node has seen no term at all: one
+    /// The term that those of messages are compared with. What others report counts only where this node has seen no term at all: one
     /// member must not lift the limit of the others.
     fn term(&self) -> u64 {
         match self.vote.leader_id.term {
-            0 => self.told_term,
+            0 => self.reported_term,
             seen => seen,
         }
     }
@@ -154,8 +154,8 @@ pub(crate) fn check_meta(meta: &SnapshotMeta) -> Checked {
     check_membership(meta.last_membership.membership())
 }
 
-/// Checks AppendEntries of the leader `from`. Takes away what it says is committed where that cannot be so in this log: the next
-/// message says it again.
+/// Checks AppendEntries of the leader `from`. Removes the commit index where it cannot be right for this log: the next
+/// message has it again.
 pub(crate) fn check_append(request: &mut AppendEntriesRequest<TypeConfig>, from: NodeId, local: &Local) -> Checked {
     let AppendEntriesRequest { vote, prev_log_id, entries, leader_commit } = request;
     check_vote(vote, true, from, local)?;
@@ -267,13 +267,13 @@ mod tests {
     }
 
     fn local() -> Local {
-        Local { vote: led(5), last: Some(id(4, 20)), committed: Some(id(4, 10)), told_term: 0 }
+        Local { vote: led(5), last: Some(id(4, 20)), committed: Some(id(4, 10)), reported_term: 0 }
     }
 
     /// What a node holds that has just joined.
     fn new() -> Local {
         let vote = Vote::from_leader_id(leader(0, 0), false);
-        Local { vote, last: None, committed: None, told_term: 0 }
+        Local { vote, last: None, committed: None, reported_term: 0 }
     }
 
     fn append(prev: Option<LogId>, entries: Vec<Entry>, commit: Option<LogId>) -> AppendEntriesRequest<TypeConfig> {
@@ -374,9 +374,9 @@ mod tests {
     #[test]
     fn a_new_node_takes_the_terms_that_members_told_of() {
         let old = 1 << 40;
-        check_snapshot(&led(old), Some(id(old, 7)), 1, &Local { told_term: old, ..new() }).unwrap();
+        check_snapshot(&led(old), Some(id(old, 7)), 1, &Local { reported_term: old, ..new() }).unwrap();
         assert!(check_snapshot(&led(old), Some(id(old, 7)), 1, &new()).is_err());
-        let holder = Local { told_term: u64::MAX, ..local() };
+        let holder = Local { reported_term: u64::MAX, ..local() };
         assert!(check_snapshot(&led(old), Some(id(old, 7)), 1, &holder).is_err(), "it has seen terms itself");
     }
 

@@ -27,7 +27,7 @@ where
     /// Answers one of Raft's messages. A message that is refused leaves the connection open, and Raft as it was.
     ///
     /// # Errors
-    /// The body is no message of its kind: the connection ends.
+    /// The body is not a message of its kind: the connection ends.
     pub(crate) fn raft_request(
         &mut self,
         frame: &Frame,
@@ -38,7 +38,8 @@ where
             self.refuse(frame, &Refusal::NotAMember);
             return Ok(());
         }
-        let local = Local::of(&raft.metrics().borrow_watched(), self.service.last_log_id(), self.service.told_term());
+        let local =
+            Local::of(&raft.metrics().borrow_watched(), self.service.last_log_id(), self.service.reported_term());
         match frame.kind {
             Kind::Append => self.append(frame, &raft, &local),
             Kind::Vote | Kind::PreVote => self.vote(frame, raft, &local),

@@ -50,15 +50,15 @@ pub trait Service: Send + Sync + 'static {
     /// members get here with requests that are not [`PeerRequest::open_to_guests`].
     fn is_member(&self, peer: &PeerIdentity) -> bool;
 
-    /// Whether members told this node that `peer` is a voter or learner. Asked where `peer` is in no membership of this node's Raft:
+    /// Whether members reported `peer` as a voter or learner. Called where `peer` is in no membership of this node's Raft:
     /// that of a node that has just joined is empty, and that of a node that was away may be old.
     fn vouched(&self, peer: &PeerIdentity) -> bool;
 
     /// The last entry of this node's log.
     fn last_log_id(&self) -> Option<LogId>;
 
-    /// The highest term that members told this node of.
-    fn told_term(&self) -> u64;
+    /// The highest term that members reported.
+    fn reported_term(&self) -> u64;
 
     /// A node that is in no membership here sent one of Raft's messages: members may know it.
     fn stranger(&self) {}

@@ -184,17 +184,19 @@ pub(crate) async fn ask_others(node: &Node, core: &Core) -> Option<ClusterInfo> 
         }
     };
     let others = node.known_peers().into_iter().filter(|(id, _)| *id != core.id);
-    let told = join_all(others.map(ask)).await.into_iter().filter_map(|answer| match answer {
+    let reported = join_all(others.map(ask)).await.into_iter().filter_map(|answer| match answer {
         Ok(PeerResponse::ClusterInfo(info)) if info.cluster_id == identity.cluster_id => Some(info),
         Ok(_) | Err(_) => None,
     });
-    let told: Vec<ClusterInfo> = told.collect();
-    node.member_view.set(&told);
+    let reported: Vec<ClusterInfo> = reported.collect();
+    node.member_view.set(&reported);
     // Only who knows at least as much as this node can tell it anything; a standby without a leader may know less.
     let applied = core.state.applied().map_or(0, |id| id.index);
     let knows_more = |info: &ClusterInfo| !info.members.is_empty() && info.applied_index >= applied;
-    let best =
-        told.into_iter().filter(knows_more).max_by_key(|info| (info.term, info.leader.is_some(), info.applied_index));
+    let best = reported
+        .into_iter()
+        .filter(knows_more)
+        .max_by_key(|info| (info.term, info.leader.is_some(), info.applied_index));
     let info = best?;
     if core.is_leader() {
         step_down(node, core, &info).await;
@@ -207,10 +209,10 @@ pub(crate) async fn ask_others(node: &Node, core: &Core) -> Option<ClusterInfo> 
 /// A deposed leader that was removed hears of it from nobody: whoever leads now sends it nothing, the voters that it
 /// knows may be gone, and openraft sends no heartbeats between a hand-over and the next election. So it asks the leader
 /// that the others named, and takes its answer for the heartbeat that it did not get.
-async fn step_down(node: &Node, core: &Core, told: &ClusterInfo) {
+async fn step_down(node: &Node, core: &Core, reported: &ClusterInfo) {
     let own = core.raft.server_metrics().borrow_watched().vote.leader_id;
-    let named = told.leader.filter(|id| *id != core.id && told.term > own.term);
-    let Some(leader) = told.members.iter().find(|m| Some(m.node_id) == named) else { return };
+    let named = reported.leader.filter(|id| *id != core.id && reported.term > own.term);
+    let Some(leader) = reported.members.iter().find(|m| Some(m.node_id) == named) else { return };
     let asked =
         node.network.request(leader.node_id, &node.address_of(leader), PeerRequest::ClusterInfo, ASK_TIMEOUT).await;
     let Ok(PeerResponse::ClusterInfo(info)) = asked else { return };

@@ -74,11 +74,11 @@ async fn search(node: &Node, core: &Core, silent: &BTreeMap<NodeId, String>) -> 
     });
     let mut answers = asked.buffered(ASKED_AT_ONCE);
     let cluster_id = node.identity().cluster_id;
-    let (mut found, mut told) = (false, Vec::new());
+    let (mut found, mut reports) = (false, Vec::new());
     while let Some((address, answer)) = answers.next().await {
         let peer = match answer {
             Ok((peer, PeerResponse::ClusterInfo(info))) if info.cluster_id == cluster_id => {
-                told.push(info);
+                reports.push(info);
                 peer
             }
             Ok((peer, _)) => peer,
@@ -95,7 +95,7 @@ async fn search(node: &Node, core: &Core, silent: &BTreeMap<NodeId, String>) -> 
             found |= news;
         }
     }
-    node.member_view.set_discovered(&told);
+    node.member_view.set_discovered(&reports);
     found
 }
 

@@ -88,7 +88,7 @@ impl Service for NodeService {
         self.0.core().and_then(|core| core.log.ends().0)
     }
 
-    fn told_term(&self) -> u64 {
+    fn reported_term(&self) -> u64 {
         self.0.member_view.term()
     }
 

@@ -83,7 +83,7 @@ impl Service for TestService {
         self.is_member(peer)
     }
 
-    fn told_term(&self) -> u64 {
+    fn reported_term(&self) -> u64 {
         0
     }
 

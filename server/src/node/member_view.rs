@@ -1,7 +1,7 @@
-//! Which nodes take part in the cluster's Raft, as other members told this node. Its own Raft knows that too, but not in time: the
+//! Which nodes take part in the cluster's Raft, as other members report it. The node's own Raft knows that too, but not in time: the
 //! membership of a node that has just joined is empty, and that of a node that was away may be so old that it lacks the leader.
 //!
-//! Only answers from addresses of members, and from those where discovery finds nodes, count: what a node says of itself proves nothing.
+//! Only answers from addresses of members, and from those where discovery finds nodes, count: what a node claims for itself proves nothing.
 //! The one exception is a node that is cut off, see [`Node::is_cut_off`].
 
 use std::{
@@ -23,7 +23,7 @@ const CUT_OFF_AFTER: Duration = Duration::from_secs(10);
 /// Between two lines that say that a cut-off node takes messages of nodes it does not know.
 const CUT_OFF_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What others told. Invariant: each part is what one round of questions gave, so that nodes which left are forgotten with the next.
+/// The members' reports. Invariant: each part is the result of one round of requests, so that nodes which left are forgotten with the next.
 #[derive(Debug, Default)]
 pub struct MemberView {
     by_members: RwLock<Round>,
@@ -110,7 +110,7 @@ impl MemberView {
 }
 
 impl Node {
-    /// Whether this node is a voter that no leader has answered lately, nor any of the members that it knows. All of them may have been
+    /// Whether this node is a voter that no leader has answered recently, nor any of the members that it knows. All of them may have been
     /// replaced while this node was down, and the cluster may have no majority without it. Then the messages of any node that knows
     /// the cookie and the cluster's id count, since Raft needs that. What such a node can do is bounded: committed entries stay, and
     /// terms grow by [`hexkv_raft_net::TERM_LEAP_MAX`] a message.
