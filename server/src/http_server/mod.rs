@@ -11,8 +11,8 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::Body,
-    http::{HeaderValue, Request, Response, StatusCode, header},
+    body::{Body, HttpBody as _},
+    http::{HeaderValue, Request, Response, StatusCode, Version, header},
 };
 use hexkv_client::api::Code;
 use hexkv_raft_net::transport::{Accepted, Listener};
@@ -156,12 +156,15 @@ fn answer(
     let exchange = connection.exchange().clone();
     let mut request = request.map(|body| exchange.begin(body));
     let waits_for_continue = request.headers().contains_key(header::EXPECT);
+    // Without chunks only the close shows where an answer ends whose length is not known (RFC 9112 section 6.3).
+    let needs_length = request.version() < Version::HTTP_11;
     request.extensions_mut().insert(connection.clone());
     let answer = router.clone().call(request);
     async move {
         let mut answer = answer.await?;
         drop(working);
-        if !exchange.finish(waits_for_continue).await || last.is_cancelled() {
+        let is_endless = needs_length && answer.body().size_hint().exact().is_none();
+        if !exchange.finish(waits_for_continue).await || is_endless || last.is_cancelled() {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if answer.status() == StatusCode::NOT_MODIFIED {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::{
     body::Body,
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, header, uri::Scheme},
     middleware::Next,
     response::IntoResponse,
 };
@@ -78,6 +78,13 @@ fn requested_host(request: &Request) -> Result<Option<String>, Error> {
             Error::invalid("the Host header is not a host with an optional port, such as 127.0.0.1:4000")
         })?),
     };
+    if let Some(scheme) = request.uri().scheme()
+        && *scheme != Scheme::HTTP
+    {
+        let why =
+            format!("the request target is a {scheme} URL, and this connection is plain HTTP (RFC 9110 section 7.4)");
+        return Err(Error::new(Code::MisdirectedRequest, why));
+    }
     match request.uri().authority() {
         Some(authority) => host::parse(authority.as_str().as_bytes())
             .map(Some)
@@ -103,17 +110,16 @@ fn same_site(headers: &HeaderMap, host: Option<&str>) -> Result<(), Error> {
             "a page of another site sent this request (Origin, Sec-Fetch-Site); nothing was changed. Browsers may use the API only from pages that this node serves, and from the address bar",
         )
     };
-    if let Some(site) = headers.get(SEC_FETCH_SITE) {
-        let own = [b"same-origin".as_slice(), b"none"].contains(&site.as_bytes());
-        return if own { Ok(()) } else { Err(refused()) };
-    }
-    let mut origins = headers.get_all(header::ORIGIN).iter();
-    let own = |origin: &HeaderValue| {
-        let origin = origin.to_str().ok()?;
-        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))?;
-        Some(host.is_some_and(|host| authority.eq_ignore_ascii_case(host)))
+    let is_own = if headers.contains_key(SEC_FETCH_SITE) {
+        headers
+            .get_all(SEC_FETCH_SITE)
+            .iter()
+            .all(|site| [b"same-origin".as_slice(), b"none"].contains(&site.as_bytes()))
+    } else {
+        let own = |origin: &HeaderValue| Some(host::is_origin_of(origin.to_str().ok()?, host?));
+        headers.get_all(header::ORIGIN).iter().all(|origin| own(origin) == Some(true))
     };
-    if origins.all(|origin| own(origin) == Some(true)) { Ok(()) } else { Err(refused()) }
+    if is_own { Ok(()) } else { Err(refused()) }
 }
 
 /// Refuses bodies that are not what they seem: a part, encoded, or a form's.

@@ -12,20 +12,36 @@ use crate::node::Node;
 
 /// The host in `text`, a host with an optional port, in lower case and without the root's dot; None where it is something else.
 pub fn parse(text: &[u8]) -> Option<String> {
-    let authority = Authority::try_from(text).ok()?;
-    let host = authority.host();
-    let port = authority.as_str().strip_prefix(host)?;
-    let port_is_valid = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
-    if host.is_empty() || !port_is_valid {
-        return None;
-    }
-    let host = host.strip_suffix('.').unwrap_or(host);
-    Some(host.to_ascii_lowercase())
+    split(text).map(|(host, _)| host)
 }
 
-/// An empty port is the default one (RFC 3986 section 3.2.3).
-fn is_port(digits: &str) -> bool {
-    digits.is_empty() || (digits.bytes().all(|digit| digit.is_ascii_digit()) && digits.parse::<u16>().is_ok())
+/// As [`parse`], with the port. An empty port is the default one (RFC 3986 section 3.2.3).
+fn split(text: &[u8]) -> Option<(String, Option<u16>)> {
+    let authority = Authority::try_from(text).ok()?;
+    let host = authority.host();
+    let port = match authority.as_str().strip_prefix(host)? {
+        "" | ":" => None,
+        port => Some(port.strip_prefix(':').filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()))?),
+    };
+    let port = port.map(str::parse).transpose().ok()?;
+    if host.is_empty() {
+        return None;
+    }
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let host = match bracketed.and_then(|inner| inner.parse::<Ipv6Addr>().ok()) {
+        Some(address) => format!("[{address}]"),
+        None => host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase(),
+    };
+    Some((host, port))
+}
+
+/// Whether `origin` (RFC 6454) is that of pages that are served at `host`, with or without TLS in front.
+pub fn is_origin_of(origin: &str, host: &str) -> bool {
+    let web = [("http://", 80), ("https://", 443)];
+    web.iter().any(|(scheme, default_port)| {
+        let at = |text: &str| split(text.as_bytes()).map(|(host, port)| (host, port.unwrap_or(*default_port)));
+        origin.strip_prefix(scheme).and_then(at).is_some_and(|origin| at(host) == Some(origin))
+    })
 }
 
 /// Whether `node` answers as `host`, which [`parse`] gave.
@@ -82,6 +98,31 @@ mod tests {
             "a?b",
         ] {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_compared_with_its_default_port() {
+        for (origin, host) in [
+            ("http://h:4000", "H:4000"),
+            ("http://h", "h:80"),
+            ("http://h:80", "h"),
+            ("https://h", "h:443"),
+            ("https://h", "h"),
+            ("http://[::1]:4000", "[0:0::1]:4000"),
+        ] {
+            assert!(is_origin_of(origin, host), "{origin} of {host}");
+        }
+        for (origin, host) in [
+            ("null", "null"),
+            ("http://h:4000", "h:4010"),
+            ("https://h", "h:80"),
+            ("http://h.evil.example", "h"),
+            ("ftp://h", "h"),
+            ("http://", ""),
+            ("http://h/", "h"),
+        ] {
+            assert!(!is_origin_of(origin, host), "{origin} of {host}");
         }
     }
 

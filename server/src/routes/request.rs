@@ -204,8 +204,12 @@ pub async fn json_with_body<T: DeserializeOwned>(
     timeout: Duration,
 ) -> Result<(T, Received), Error> {
     let (head, body) = request.into_parts();
-    if !head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_type(kind, "application/json")) {
-        return Err(Error::invalid(NO_JSON));
+    match head.headers.get(header::CONTENT_TYPE) {
+        None => return Err(Error::invalid(NO_JSON)),
+        Some(kind) if !is_type(kind, "application/json") => {
+            return Err(Error::new(Code::UnsupportedMediaType, NO_JSON));
+        }
+        Some(_) => {}
     }
     let body = receive(bodies, body, limit, timeout, || too_large("the body", limit, "make it smaller")).await?;
     // serde would take the fields of a struct from an array as well, by their order.
