@@ -121,6 +121,24 @@ fn signals_reach_the_command_before_the_lock_is_free() {
 }
 
 #[test]
+fn a_stopped_command_is_ended_by_a_signal_too() {
+    let mut cluster = Cluster::start(1);
+    let address = cluster.node(1).http.clone();
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("pid");
+    let script = format!("echo $$ > {}; kill -STOP $$; exit 8", file.display());
+    let mut holder = spawned(client(&address, &["lock", "l", "--ttl", TTL, "--", "sh", "-c", &script]));
+    let pid = pid_in(&file);
+    eventually("the command is stopped", || match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) if stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")) => Ok(()),
+        stat => Err(format!("{stat:?}")),
+    });
+    send(&holder, Signal::TERM);
+    assert_eq!(code(&mut holder), Some(143));
+    wait_free(&address);
+}
+
+#[test]
 fn a_signal_while_waiting_gives_the_place_up() {
     let mut cluster = Cluster::start(1);
     let address = cluster.node(1).http.clone();

@@ -236,10 +236,12 @@ impl Running {
         Ok(())
     }
 
-    /// Passes on what asks for the end. The command decides what it means, and is waited for.
+    /// Passes on what asks for the end. The command decides what it means, and is waited for. One that is stopped is continued, or it
+    /// would never decide.
     fn forward(&mut self, signal: Signal) -> io::Result<()> {
         self.asked = true;
-        self.signal(if signal == Signal::HUP { Signal::TERM } else { signal })
+        self.signal(if signal == Signal::HUP { Signal::TERM } else { signal })?;
+        self.signal(Signal::CONT)
     }
 
     /// Sends `signal` to all of the group.
